@@ -1,0 +1,350 @@
+"""What a run knows: a pure fold of its events.
+
+Every decision of a search is a function of a `RunState`, and a `RunState` is a function of the log. So a run that
+is cut anywhere and read again goes on as if it had not been cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from search.events import EVENT_TYPES, SCHEMA, Event
+from search.trial_record import ACTIONS, STATE_OF_ACTION, Decision, Evaluation, TrialRecord, TrialState
+from trainable.errors import StoreError
+
+__all__ = [
+    "ACTIONS",
+    "EVENT_TYPES",
+    "SCHEMA",
+    "Decision",
+    "Evaluation",
+    "Event",
+    "RunState",
+    "TrialRecord",
+    "TrialState",
+    "fold",
+    "repair",
+    "told_payload",
+]
+
+
+@dataclass(slots=True)
+class RunState:
+    """Everything that the log says, as of event `seq`.
+
+    Attributes:
+        run: payload of `run_opened`; empty before it.
+        trials: by number, in number order.
+        rungs: by (generation, bracket, milestone): of each trial, by number, its best objective so far when
+            the milestone was decided; None when it had no finite one.
+        generation: the current search space's number; `spaces` holds each generation's event payload.
+        next_number: number of the next new trial.
+        closed: payload of the last `closed`; None while the run is open.
+        settings: what `resume --set` changed, later over earlier.
+        total: number of trials asked for, as last set; None when only the configuration says it.
+        seq: the last event applied; -1 before the first.
+    """
+
+    run: dict[str, Any] = field(default_factory=dict)
+    trials: dict[int, TrialRecord] = field(default_factory=dict)
+    rungs: dict[tuple[int, int, int], dict[int, float | None]] = field(default_factory=dict)
+    generation: int = 0
+    spaces: dict[int, dict[str, Any]] = field(default_factory=dict)
+    incompatible: set[int] = field(default_factory=set)
+    next_number: int = 0
+    closed: dict[str, Any] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    total: int | None = None
+    resumes: int = 0
+    epoch: int = 0
+    seq: int = -1
+
+    @property
+    def direction(self) -> str:
+        """`max` or `min`: which objective is better."""
+        search = self.run.get("config", {}).get("search")
+        return "min" if isinstance(search, dict) and search.get("direction") == "min" else "max"
+
+    def better(self, value: float, than: float | None) -> bool:
+        """Whether an objective is strictly better than another; anything is better than None."""
+        return than is None or (value < than if self.direction == "min" else value > than)
+
+    def pending(self) -> list[TrialRecord]:
+        """Trials to be continued: interrupted ones first, then those never started, in number order."""
+        waiting = [trial for trial in self.trials.values() if not trial.ended and trial.verdict is None]
+        return sorted(waiting, key=lambda trial: (trial.attempts == 0, trial.number))
+
+    @property
+    def finished(self) -> list[TrialRecord]:
+        """Trials that have ended, in number order."""
+        return [trial for trial in self.trials.values() if trial.ended]
+
+    def best(self) -> TrialRecord | None:
+        """The trial with the best objective so far; never a diverged one; of equals the first."""
+        best: TrialRecord | None = None
+        for trial in self.trials.values():
+            value = trial.best_value
+            if value is None or trial.state is TrialState.DIVERGED:
+                continue
+            if best is None or self.better(value, best.best_value):
+                best = trial
+        return best
+
+    def apply(self, event: Event) -> None:
+        """Moves the state on by one event.
+
+        Raises:
+            StoreError: the event does not follow: a gap or a repeat in `seq`, a trial that was never asked,
+                or one asked twice. The state is then not to be used further.
+        """
+        if event.seq != self.seq + 1:
+            raise StoreError(
+                f"event {event.seq} ({event.type}): must follow event {self.seq}, but got seq={event.seq}: "
+                "events are missing; restore the events folder from a copy"
+            )
+        try:
+            _APPLY[event.type](self, event, event.payload)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(
+                f"event {event.seq} ({event.type}): must fit the run, but got {type(error).__name__}: {error}"
+            ) from error
+        self.seq, self.epoch = event.seq, max(self.epoch, event.epoch)
+
+
+def fold(events: Iterable[Event]) -> RunState:
+    """Reads a whole log.
+
+    >>> fold([]).trials
+    {}
+    """
+    state = RunState()
+    for event in events:
+        state.apply(event)
+    return state
+
+
+def _trial(state: RunState, payload: dict[str, Any]) -> TrialRecord:
+    trial = state.trials.get(payload["trial"])
+    if trial is None:
+        raise ValueError(f"trial {payload['trial']} was never asked")
+    return trial
+
+
+def _run_opened(state: RunState, event: Event, payload: dict[str, Any]) -> None:
+    if state.run:
+        raise ValueError("a run is opened once")
+    state.run = {**payload, "opened_at": event.time}
+    state.generation = payload.get("generation", 0)
+    state.spaces[state.generation] = payload
+
+
+def _asked(state: RunState, event: Event, payload: dict[str, Any]) -> None:
+    number = payload["trial"]
+    if number in state.trials:
+        raise ValueError(f"trial {number} is asked once")
+    if number < state.next_number:
+        raise ValueError(f"trial numbers rise, but got {number} after {state.next_number - 1}")
+    state.trials[number] = TrialRecord(
+        number=number,
+        source=payload["source"],
+        params=payload["params"],
+        config=payload["config"],
+        coords=payload.get("coords") or {},
+        parent=payload.get("parent"),
+        generation=payload.get("generation", state.generation),
+        bracket=payload.get("bracket", 0),
+        seed=payload.get("seed"),
+        sampler=payload.get("sampler"),
+        asked_at=event.time,
+    )
+    state.next_number = number + 1
+
+
+def _started(state: RunState, event: Event, payload: dict[str, Any]) -> None:
+    trial = _trial(state, payload)
+    if trial.ended:
+        # Started again on request: how it ended no longer holds, its rows do.
+        trial.stop_reason = trial.error = trial.ended_at = trial.verdict = None
+        trial.told_state = trial.told_value = None
+    trial.state, trial.pause_reason = TrialState.RUNNING, None
+    trial.attempts = max(trial.attempts, payload["attempt"])
+    trial.started_at = trial.started_at or event.time
+    trial.node, trial.pid, trial.device = payload.get("node"), payload.get("pid"), payload.get("device")
+    state.closed = None
+
+
+def _evaluated(state: RunState, event: Event, payload: dict[str, Any]) -> None:
+    trial = _trial(state, payload)
+    step = payload["step"]
+    if step in trial._rows:
+        return  # The first row of a step stands; a redone one is only in the log.
+    row = Evaluation(
+        attempt=payload["attempt"],
+        step=step,
+        time_s=payload.get("time_s"),
+        objective=payload.get("objective"),
+        record=payload["record"],
+        decision=Decision.from_json(payload["decision"]),
+        nonfinite=payload.get("nonfinite", {}),
+        seq=event.seq,
+    )
+    trial._rows[step] = len(trial.evaluations)
+    trial.evaluations.append(row)
+    if row.time_s is not None:
+        trial.time_s = max(trial.time_s, row.time_s)
+    if row.objective is not None and state.better(row.objective, trial.best_value):
+        trial.best_value, trial.best_step, trial.best_record = row.objective, step, row.record
+    if step >= trial.step:
+        trial.step, trial.last_record = step, row.record
+    decision = row.decision
+    if decision.milestone is not None:
+        rung = state.rungs.setdefault((trial.generation, trial.bracket, decision.milestone), {})
+        rung.setdefault(trial.number, trial.best_value)
+        if decision.rung is not None:
+            trial.rung = decision.rung if trial.rung is None else max(trial.rung, decision.rung)
+    if decision.ends and trial.verdict is None and not trial.ended:
+        trial.verdict = decision
+
+
+def _paused(state: RunState, event: Event, payload: dict[str, Any]) -> None:
+    trial = _trial(state, payload)
+    if not trial.ended and payload.get("attempt", trial.attempts) >= trial.attempts:
+        trial.state, trial.pause_reason = TrialState.PAUSED, payload.get("reason")
+
+
+def _ended(state: RunState, event: Event, payload: dict[str, Any]) -> None:
+    trial = _trial(state, payload)
+    if trial.ended:
+        return  # A trial ends once: what was said first stands.
+    to = TrialState(payload["state"])
+    if not to.ended:
+        raise ValueError(f"ended needs a final state, but got state={payload['state']}")
+    trial.state, trial.ended_at = to, event.time
+    trial.stop_reason, trial.error = payload.get("stop_reason"), payload.get("error")
+    trial.time_s = max(trial.time_s, payload.get("time_s") or 0.0)
+    trial.gpu_seconds, trial.peak_memory_mb = payload.get("gpu_seconds"), payload.get("peak_memory_mb")
+    trial.health.update(payload.get("health") or {})
+
+
+def _told(state: RunState, event: Event, payload: dict[str, Any]) -> None:
+    trial = _trial(state, payload)
+    trial.told_state, trial.told_value = payload["state"], payload.get("value")
+
+
+def _deleted(state: RunState, event: Event, payload: dict[str, Any]) -> None:
+    what = payload.get("what")
+    _trial(state, payload).deleted.extend(what if isinstance(what, list) else [] if what is None else [what])
+
+
+def _resumed(state: RunState, event: Event, payload: dict[str, Any]) -> None:
+    for trial in state.trials.values():
+        if trial.state is TrialState.RUNNING:
+            # Whoever ran it is gone.
+            trial.state, trial.pause_reason = TrialState.PAUSED, "interrupted"
+    state.resumes += 1
+    state.closed = None
+    state.settings.update(payload.get("set") or {})
+    if payload.get("total") is not None:
+        state.total = payload["total"]
+
+
+def _generation(state: RunState, event: Event, payload: dict[str, Any]) -> None:
+    state.generation = payload["generation"]
+    state.spaces[state.generation] = payload
+    state.incompatible = set(payload.get("incompatible", ()))
+
+
+def _closed(state: RunState, event: Event, payload: dict[str, Any]) -> None:
+    state.closed = payload
+
+
+_APPLY = {
+    "run_opened": _run_opened,
+    "asked": _asked,
+    "started": _started,
+    "evaluated": _evaluated,
+    "paused": _paused,
+    "ended": _ended,
+    "told": _told,
+    "deleted": _deleted,
+    "resumed": _resumed,
+    "generation": _generation,
+    "closed": _closed,
+}
+
+
+def told_payload(
+    trial: TrialRecord, state: str | None = None, stop_reason: str | None = None
+) -> dict[str, Any]:
+    """What the sampler is to be told of an ended trial: the payload of its `told` event.
+
+    "complete": it ran its budget, or its own patience ended it. "pruned": pruned, ended by a health rule or by
+    hand, or diverged (then without a value). "fail": it failed, or nothing finite was ever measured. "skip": the
+    sampler cannot represent it, because it has no coordinates in the space.
+
+    Args:
+        trial: the trial.
+        state: the final state, where the trial's own does not yet say it.
+        stop_reason: the reason that goes with `state`.
+
+    Raises:
+        StoreError: the trial has not ended.
+    """
+    end = trial.state if state is None else TrialState(state)
+    reason = trial.stop_reason if state is None else stop_reason
+    if not end.ended:
+        raise StoreError(f"trial {trial.number}: must have ended to be told, but got state={end}")
+    by_patience = end is TrialState.STOPPED and reason == "patience"
+    if not trial.coords:
+        said = "skip"
+    elif end is TrialState.FAILED:
+        said = "fail"
+    elif end is TrialState.DIVERGED or not (end is TrialState.COMPLETE or by_patience):
+        said = "pruned"
+    else:
+        said = "complete" if trial.best_value is not None else "fail"
+    value = None if said == "fail" or end is TrialState.DIVERGED else trial.best_value
+    return {"trial": trial.number, "state": said, "value": value}
+
+
+def repair(state: RunState) -> list[tuple[str, dict[str, Any]]]:
+    """The events that a crash ate, as (type, payload) to be appended in this order; the state is not changed.
+
+    A trial whose evaluation was decided to end it, but whose `ended` is missing, gets that; one that has ended
+    but was not told gets its `told`. Appending them and calling again gives [].
+
+    >>> repair(RunState())
+    []
+    """
+    missing: list[tuple[str, dict[str, Any]]] = []
+    for trial in state.trials.values():
+        if not trial.ended and trial.verdict is not None:
+            ended = _eaten_end(state, trial, trial.verdict)
+            missing.append(("ended", ended))
+            missing.append(("told", told_payload(trial, ended["state"], ended["stop_reason"])))
+        elif trial.ended and not trial.told:
+            missing.append(("told", told_payload(trial)))
+    return missing
+
+
+def _eaten_end(state: RunState, trial: TrialRecord, verdict: Decision) -> dict[str, Any]:
+    resources = state.run.get("config", {}).get("resources")
+    resources = resources if isinstance(resources, dict) else {}
+    gpus = 0.0
+    if trial.device is not None and not trial.device.startswith("cpu"):
+        each, workers = resources.get("gpus_per_trial"), resources.get("workers_per_trial")
+        gpus = (each if isinstance(each, int | float) else 1) * (workers if isinstance(workers, int) else 1)
+    return {
+        "trial": trial.number,
+        "attempt": trial.attempts,
+        "state": str(STATE_OF_ACTION[verdict.action]),
+        "stop_reason": verdict.reason,
+        "error": None,
+        "step": trial.step,
+        "time_s": trial.time_s,
+        "gpu_seconds": gpus * trial.time_s,
+        "peak_memory_mb": None,
+        "health": {},
+    }

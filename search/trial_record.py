@@ -1,0 +1,173 @@
+"""One trial as the log tells it: where it stands, its rows, and what was decided about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from trainable.errors import StoreError
+
+
+class TrialState(StrEnum):
+    """Where a trial stands."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    STOPPED = "STOPPED"
+    DIVERGED = "DIVERGED"
+    FAILED = "FAILED"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the trial has come to its end (a failed one may be started again on request)."""
+        return self not in (TrialState.PENDING, TrialState.RUNNING, TrialState.PAUSED)
+
+
+ACTIONS = ("continue", "prune", "complete", "stop")
+STATE_OF_ACTION = {
+    "prune": TrialState.PRUNED,
+    "complete": TrialState.COMPLETE,
+    "stop": TrialState.STOPPED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the scheduler said to one evaluation.
+
+    Attributes:
+        action: one of `ACTIONS`.
+        rung: index of the rung that this evaluation decided, from 0; None when it decided none.
+        milestone: the nominal step of that rung.
+        cutoff: the value that the trial had to reach there; None when there was nobody to compare with.
+        reason: why the trial ends; None while it continues.
+    """
+
+    action: str = "continue"
+    rung: int | None = None
+    milestone: int | None = None
+    cutoff: float | None = None
+    reason: str | None = None
+
+    @property
+    def ends(self) -> bool:
+        """Whether the trial is to leave."""
+        return self.action != "continue"
+
+    def to_json(self) -> dict[str, Any]:
+        """The decision as it stands in an `evaluated` event."""
+        return {
+            "action": self.action,
+            "rung": self.rung,
+            "milestone": self.milestone,
+            "cutoff": self.cutoff,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Decision:
+        """Reads a decision back; the inverse of `to_json`.
+
+        Raises:
+            StoreError: the action is not one of `ACTIONS`.
+        """
+        action = found.get("action", "continue")
+        if action not in ACTIONS:
+            raise StoreError(f"evaluated: action must be one of {', '.join(ACTIONS)}, but got {action=}")
+        rung, milestone, cutoff = found.get("rung"), found.get("milestone"), found.get("cutoff")
+        return cls(action, rung, milestone, cutoff, found.get("reason"))
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One row of the history: the first that was recorded for its trial and step.
+
+    Attributes:
+        attempt: which start of the trial made it, from 1.
+        step: training steps done.
+        time_s: training seconds so far, over all attempts.
+        objective: the objective at this step; None when it was not finite or not there.
+        record: every metric; None where it was not finite.
+        decision: what the scheduler said.
+        nonfinite: names of the metrics that were not finite, and what they were ("nan", "inf", "-inf").
+        seq: place in the log.
+    """
+
+    attempt: int
+    step: int
+    time_s: float | None
+    objective: float | None
+    record: Mapping[str, float | None]
+    decision: Decision
+    nonfinite: Mapping[str, str]
+    seq: int
+
+
+@dataclass(slots=True)
+class TrialRecord:
+    """What is known of one trial.
+
+    Attributes:
+        evaluations: first row per step, as they were recorded.
+        best_value: best finite objective so far, in the run's direction; `best_step` and `best_record` go with it.
+        verdict: the decision that ends the trial, once there is one, though `ended` may not be written yet.
+        told_state: what the sampler was told ("complete", "pruned", "fail", "skip"); None when not yet told.
+    """
+
+    number: int
+    source: str
+    params: dict[str, Any]
+    config: dict[str, Any]
+    coords: dict[str, float] = field(default_factory=dict)
+    state: TrialState = TrialState.PENDING
+    parent: int | str | None = None
+    generation: int = 0
+    bracket: int = 0
+    seed: int | None = None
+    sampler: dict[str, Any] | None = None
+    attempts: int = 0
+    evaluations: list[Evaluation] = field(default_factory=list)
+    best_value: float | None = None
+    best_step: int | None = None
+    best_record: Mapping[str, float | None] | None = None
+    last_record: Mapping[str, float | None] | None = None
+    step: int = 0
+    rung: int | None = None
+    verdict: Decision | None = None
+    pause_reason: str | None = None
+    stop_reason: str | None = None
+    error: str | dict[str, Any] | None = None
+    time_s: float = 0.0
+    gpu_seconds: float | None = None
+    peak_memory_mb: float | None = None
+    asked_at: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    node: str | None = None
+    pid: int | None = None
+    device: str | None = None
+    health: dict[str, Any] = field(default_factory=dict)
+    told_state: str | None = None
+    told_value: float | None = None
+    deleted: list[str] = field(default_factory=list)
+    _rows: dict[int, int] = field(default_factory=dict, repr=False)
+
+    @property
+    def told(self) -> bool:
+        """Whether the sampler was told how the trial ended."""
+        return self.told_state is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the trial has come to its end."""
+        return self.state.ended
+
+    def at_step(self, step: int) -> Evaluation | None:
+        """The row that stands for a step, or None."""
+        index = self._rows.get(step)
+        return None if index is None else self.evaluations[index]
