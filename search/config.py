@@ -1,0 +1,179 @@
+"""Reading a sweep file: overrides, paths, and every fault at once with its line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from search.schema import (
+    AshaConfig,
+    BudgetConfig,
+    KeepConfig,
+    NotifyConfig,
+    ResourcesConfig,
+    SearchConfig,
+    SweepConfig,
+    TrackingConfig,
+    WandbConfig,
+)
+from trainable import strict_yaml
+from trainable.config import faults_of
+from trainable.errors import ConfigError, Fault
+from trainable.strict_yaml import Document
+
+__all__ = [
+    "AshaConfig", "BudgetConfig", "KeepConfig", "NotifyConfig", "ResourcesConfig", "SearchConfig", "SweepConfig",
+    "TrackingConfig", "WandbConfig", "load_sweep", "overridden",
+]  # fmt: skip
+
+DATA_VARIABLE = "THRESHER_DATA"
+_VARIABLE = re.compile(r"\$\{([^}]*)\}?")
+_PATHS = ("data.root", "data.classes", "data.labeled", "data.unlabeled", "data.val", "data.test", "data.cache.dir")
+_ROOTED = ("data.root", "storage")
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def load_sweep(path: str | Path, sets: Iterable[str] = ()) -> SweepConfig:
+    """Read a sweep file, put the overrides on top, and check all of it.
+
+    Args:
+        path: the YAML file.
+        sets: overrides `path.to.key=value`; the later one wins.
+
+    Returns:
+        The sweep with absolute paths and every default written out.
+
+    Raises:
+        ConfigError: every fault, each with file, line and key.
+    """
+    document = overridden(strict_yaml.load(path), sets)
+    faults: list[Fault] = []
+    data = rooted(document, Path(path).resolve().parent, faults)
+    made = validated(SweepConfig, data, document, faults)
+    if faults or made is None:
+        raise ConfigError(faults)
+    return made
+
+
+def overridden(document: Document, sets: Iterable[str]) -> Document:
+    """The document with each `path.to.key=value` put on top.
+
+    Raises:
+        ConfigError: every override that cannot be read.
+
+    >>> document = strict_yaml.loads("train: {steps: 5}")
+    >>> overridden(document, ["train.optimizer.lr=1e-3"]).data
+    {'train': {'steps': 5, 'optimizer': {'lr': 0.001}}}
+    """
+    faults: list[Fault] = []
+    for text in sets:
+        dotted, equals, value = text.partition("=")
+        parts = dotted.strip().split(".")
+        where = f"--set {dotted.strip()}"
+        if not equals or not all(parts):
+            faults.append(Fault("--set", f"an override must read path.to.key=value, but got {text!r}"))
+            continue
+        try:
+            document = document.with_value(parts, strict_yaml.parse_value(value.strip(), where), where)
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return document
+
+
+def rooted(document: Document, base: Path, faults: list[Fault]) -> dict[str, Any]:
+    """The document's data with `${THRESHER_DATA}` expanded and paths made absolute.
+
+    A path from the file is relative to the file's folder, one from an override to the working directory.
+    Paths inside `data` other than the root stay as they are: they are relative to the root.
+    """
+    data = document.data
+    for dotted in (*_PATHS, "storage"):
+        *parents, last = dotted.split(".")
+        section: Any = data
+        for key in parents:
+            section = section.get(key) if isinstance(section, dict) else None
+        value = section.get(last) if isinstance(section, dict) else None
+        if dotted == "storage" and value is None and "storage" not in data:
+            value = SweepConfig.model_fields["storage"].default
+        if not isinstance(value, str) or not value:
+            continue
+        place = document.place(dotted)
+        expanded = _expanded(value, f"{place}:{dotted}", faults)
+        if dotted in _ROOTED and "://" not in expanded:
+            start = Path.cwd() if place.startswith("--set") else base
+            expanded = os.path.normpath(start / Path(expanded).expanduser())
+        data = _with(data, parents, last, expanded)
+    return data
+
+
+def _with(data: dict[str, Any], parents: Sequence[str], last: str, value: Any) -> dict[str, Any]:
+    """A copy with one nested value replaced; the sections on the way exist."""
+    if not parents:
+        return {**data, last: value}
+    return {**data, parents[0]: _with(data[parents[0]], parents[1:], last, value)}
+
+
+def _expanded(value: str, where: str, faults: list[Fault]) -> str:
+    """`${THRESHER_DATA}` replaced; any other variable is a fault."""
+
+    def replace(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name != DATA_VARIABLE:
+            faults.append(Fault(where, f"only ${{{DATA_VARIABLE}}} is expanded, but got {match.group(0)!r}"))
+        elif not os.environ.get(DATA_VARIABLE):
+            faults.append(Fault(where, f"{DATA_VARIABLE} must be set for {value!r}; export it or write the path out"))
+        else:
+            return os.environ[DATA_VARIABLE]
+        return match.group(0)
+
+    return _VARIABLE.sub(replace, value)
+
+
+def validated(
+    model: type[_Model], data: Mapping[str, Any], document: Document, faults: list[Fault], prefix: str = ""
+) -> _Model | None:
+    """The model, or None with every fault placed on its line."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        known = dict.fromkeys(dotted_fields(model))
+        faults += placed(faults_of(error, "", known), document, prefix)
+        return None
+
+
+def placed(faults: Iterable[Fault], document: Document, prefix: str = "") -> list[Fault]:
+    """Faults whose place is a dotted key, with file and line in front of it."""
+    found = []
+    for fault in faults:
+        dotted = ".".join(part for part in (prefix, fault.where.strip(":").replace(":", ".")) if part)
+        place = document.place(dotted) if dotted else document.name
+        where = place if not dotted or place.endswith(f" {dotted}") else f"{place}:{dotted}"
+        found.append(Fault(where, fault.message))
+    return found
+
+
+def dotted_fields(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    """Every key that a model takes, sections and their keys, dotted."""
+    for name, field in model.model_fields.items():
+        dotted = f"{prefix}{field.alias or name}"
+        yield dotted
+        section = _section(field.annotation)
+        if section is not None:
+            yield from dotted_fields(section, f"{dotted}.")
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The model in an annotation such as `Section | None`."""
+    if isinstance(annotation, type):
+        return annotation if issubclass(annotation, BaseModel) else None
+    inner = (_section(part) for part in getattr(annotation, "__args__", ()))
+    return next((part for part in inner if part is not None), None)
+
