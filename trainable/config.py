@@ -279,9 +279,9 @@ class RecipeConfig(Section):
 
     def conflicts(self) -> Iterable[str]:
         """What two knobs together break; a recipe adds its own."""
-        if self.optimizer.warmup_steps > self.steps:
+        if self.optimizer.warmup_steps >= self.steps:
             yield (
-                "optimizer.warmup_steps must not exceed steps, but got "
+                "optimizer.warmup_steps must be below steps, but got "
                 f"optimizer.warmup_steps={self.optimizer.warmup_steps}, steps={self.steps}"
             )
 

@@ -1,0 +1,206 @@
+"""Networks; the only place that imports segmentation_models_pytorch."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from segmentation_models_pytorch.encoders import get_encoder_names
+from torch import Tensor, nn
+
+from trainable.errors import CheckpointError, ConfigError, Fault, WeightsUnavailable
+
+STRIDE = 32
+
+
+class Segmenter(nn.Module):
+    """An encoder, a decoder, and one or more heads on the decoder's features.
+
+    Args:
+        network: a network as smp builds it.
+        num_heads: number of heads.
+        head_dropout: dropout in front of each head; its length is `num_heads`.
+    """
+
+    def __init__(self, network: nn.Module, num_heads: int = 1, head_dropout: Sequence[float] = (0.0,)) -> None:
+        super().__init__()
+        self.encoder: nn.Module = network.get_submodule("encoder")
+        self.decoder: nn.Module = network.get_submodule("decoder")
+        first = network.get_submodule("segmentation_head")
+        heads = [first] + [_fresh_copy(first) for _ in range(num_heads - 1)]
+        self.heads = nn.ModuleList(heads)
+        self.head_dropout = nn.ModuleList([nn.Dropout(p) for p in head_dropout])
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Feature maps of the encoder, from fine to coarse. image: float[B, 3, H, W]."""
+        features: list[Tensor] = self.encoder(image)
+        return features
+
+    def decode(self, features: list[Tensor], size: Sequence[int]) -> Tensor:
+        """Logits of every head, float[K, B, C, *size]."""
+        decoded = self.decoder(features)
+        return torch.stack(
+            [
+                _resize(head(drop(decoded)), size)
+                for head, drop in zip(self.heads, self.head_dropout, strict=True)
+            ]
+        )
+
+    def head_logits(self, image: Tensor) -> Tensor:
+        """Logits of every head, float[K, B, C, H, W]."""
+        return self.decode(self.encode(image), image.shape[2:])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Mean of the heads' logits, float[B, C, H, W]."""
+        logits = self.head_logits(image)
+        return logits[0] if len(logits) == 1 else logits.mean(0)
+
+
+def _fresh_copy(head: nn.Module) -> nn.Module:
+    """A copy of a head with its own initial weights."""
+    made = copy.deepcopy(head)
+    for module in made.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return made
+
+
+def _resize(logits: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(logits.shape[2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits, size=list(size), mode="bilinear", align_corners=False)
+
+
+def segmenter(
+    architecture: str,
+    encoder: str,
+    encoder_weights: str | None,
+    num_logits: int,
+    *,
+    num_heads: int = 1,
+    head_dropout: float = 0.0,
+    head_dropout_step: float = 0.0,
+    init_from: str | None = None,
+) -> Segmenter:
+    """Build a 2D segmentation network.
+
+    Args:
+        architecture: any of smp's, for example `deeplabv3plus`, `unet`, `segformer`.
+        encoder: any of smp's encoders, for example `resnet50`.
+        encoder_weights: `imagenet`, None for random weights, or a file of encoder weights.
+        num_logits: channels of the output.
+        num_heads: heads on the decoder; their logits are averaged.
+        head_dropout: dropout of the first head.
+        head_dropout_step: how much more dropout each further head has.
+        init_from: a file of weights for the whole network.
+
+    Raises:
+        ConfigError: an unknown architecture or encoder.
+        WeightsUnavailable: the pretrained weights cannot be had.
+        CheckpointError: a weights file does not fit.
+    """
+    check_network(architecture, encoder)
+    network = smp.create_model(architecture, encoder, None, in_channels=3, classes=num_logits)
+    if encoder_weights is not None:
+        _load_encoder(network, encoder, encoder_weights)
+    dropout = [head_dropout + head_dropout_step * k for k in range(num_heads)]
+    made = Segmenter(network, num_heads, dropout)
+    if init_from is not None:
+        load_weights(made, read_weights(init_from), init_from)
+    return made
+
+
+def check_network(architecture: str, encoder: str) -> None:
+    """Raise ConfigError where smp has no such architecture or encoder."""
+    known = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
+    faults = []
+    if architecture.lower() not in known:
+        faults.append(
+            Fault(
+                "architecture", f"must be one of {', '.join(known)}, but got architecture={architecture!r}"
+            )
+        )
+    if encoder not in get_encoder_names() and not encoder.startswith("tu-"):
+        faults.append(
+            Fault(
+                "encoder",
+                f"must be an encoder of segmentation_models_pytorch, but got encoder={encoder!r}; "
+                "for example resnet50, mobilenet_v2, efficientnet-b0",
+            )
+        )
+    if faults:
+        raise ConfigError(faults)
+
+
+def _load_encoder(network: nn.Module, encoder: str, weights: str) -> None:
+    part = network.get_submodule("encoder")
+    if Path(weights).suffix in {".pt", ".pth", ".safetensors"} or os.sep in weights:
+        load_weights(part, read_weights(weights), weights)
+        return
+    try:
+        pretrained = smp.create_model("unet", encoder, weights).get_submodule("encoder")
+    except Exception as error:  # the hub client raises many kinds; each means that the weights cannot be had
+        raise WeightsUnavailable(
+            [
+                Fault(
+                    "encoder_weights",
+                    f"the {weights!r} weights of {encoder!r} must be at hand, but they cannot be loaded or downloaded "
+                    f"({type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else 'no detail'}); "
+                    "set encoder_weights: null for random weights, or name a file",
+                )
+            ]
+        ) from error
+    part.load_state_dict(pretrained.state_dict())
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """Read a file of weights: safetensors, or a torch file that holds tensors only.
+
+    Raises:
+        CheckpointError: the file cannot be read as tensors.
+    """
+    try:
+        if path.endswith(".safetensors"):
+            return load_file(path)
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # every reader's own error means the same here
+        raise CheckpointError(
+            f"{path}: must be a file of weights (safetensors, or torch with tensors only), but got "
+            f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else 'no detail'}"
+        ) from error
+    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise CheckpointError(f"{path}: must hold a mapping from names to tensors; export the state_dict alone")
+    return loaded
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Load weights that must fit exactly.
+
+    Raises:
+        CheckpointError: names or shapes differ; the first ones are named.
+    """
+    own = module.state_dict()
+    wrong = [
+        f"{name} is {tuple(own[name].shape)} here and {tuple(weights[name].shape)} in the file"
+        for name in own
+        if name in weights and own[name].shape != weights[name].shape
+    ]
+    missing = [name for name in own if name not in weights]
+    extra = [name for name in weights if name not in own]
+    parts = wrong[:3] + [f"missing {n}" for n in missing[:3]] + [f"unexpected {n}" for n in extra[:3]]
+    if parts:
+        raise CheckpointError(
+            f"{where}: the weights must fit the network, but {'; '.join(parts)} "
+            f"({len(wrong)} of another shape, {len(missing)} missing, {len(extra)} unexpected); "
+            "use the architecture, encoder and number of classes that they were made with"
+        )
+    module.load_state_dict(weights)

@@ -1,0 +1,112 @@
+"""Optimizers whose learning rate is a tensor on the device, with clipping and averaging over workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+OptimizerName = Literal["sgd", "adam", "adamw"]
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """How some networks are optimized.
+
+    Attributes:
+        nets: names of the networks whose parameters it updates.
+        lr: step of the phase to learning rate.
+        name: sgd, adam or adamw.
+        head_lr_mult: factor for every parameter outside a module named `encoder`.
+        momentum: of SGD. nesterov: of SGD. betas: of Adam. weight_decay: of all.
+        clip: largest norm of the gradient over all parameters; 0 = none.
+    """
+
+    nets: tuple[str, ...]
+    lr: Callable[[int], float]
+    name: OptimizerName = "sgd"
+    head_lr_mult: float = 1.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip: float = 0.0
+
+
+class Optimizer:
+    """One optimizer over some networks.
+
+    Args:
+        spec: what to build.
+        nets: all networks by name.
+        world_size: number of workers whose gradients are averaged.
+    """
+
+    def __init__(self, spec: OptimizerSpec, nets: Mapping[str, nn.Module], world_size: int = 1) -> None:
+        self.spec = spec
+        self._world_size = world_size
+        encoder: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
+        for net in spec.nets:
+            for name, parameter in nets[net].named_parameters():
+                if parameter.requires_grad:
+                    (encoder if name.startswith("encoder.") else rest).append(parameter)
+        self._parameters = encoder + rest
+        self._factors = [f for f, p in ((1.0, encoder), (spec.head_lr_mult, rest)) if p]
+        groups = [{"params": p} for p in (encoder, rest) if p]
+        self._optimizer = _build(spec, groups, self._parameters[0].device)
+
+    def set_lr(self, lr: float) -> None:
+        """Write the learning rate of the coming step into the device's tensors, without waiting."""
+        for group, factor in zip(self._optimizer.param_groups, self._factors, strict=True):
+            group["lr"].fill_(lr * factor)
+
+    def step(self) -> None:
+        """Average the gradients over the workers, clip them, update the parameters, forget the gradients."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if self._world_size > 1:
+            _average(gradients, self._world_size)
+        if self.spec.clip:
+            nn.utils.clip_grad_norm_(self._parameters, self.spec.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients, for example those that another network's loss left here."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resume needs."""
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
+        self._optimizer.load_state_dict(state)
+
+
+def _build(spec: OptimizerSpec, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+    for group in groups:
+        group["lr"] = torch.zeros((), device=device)
+    lr = torch.zeros((), device=device)
+    if spec.name == "sgd":
+        return torch.optim.SGD(
+            groups, lr=lr, momentum=spec.momentum, nesterov=spec.nesterov and spec.momentum > 0,
+            weight_decay=spec.weight_decay, fused=True,
+        )  # fmt: skip
+    kind = torch.optim.AdamW if spec.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=True)
+
+
+def _average(gradients: list[Tensor], world_size: int) -> None:
+    """One all-reduce over all gradients, flattened."""
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    flat.div_(world_size)
+    offset = 0
+    for gradient in gradients:
+        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
+        offset += gradient.numel()

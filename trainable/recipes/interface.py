@@ -1,0 +1,185 @@
+"""What a recipe is: networks, phases, one step, and rules, over the one loop.
+
+A recipe holds no training code beyond its step: the loop cuts batches, writes learning rates and schedules to the
+device, counts, evaluates, checkpoints and stops. Whatever changes from step to step comes in as a 0-dim tensor on
+the device, and nothing in a step may wait for the device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from trainable.config import RecipeConfig
+from trainable.data.augment import Views
+from trainable.data.loaders import Stream
+from trainable.health import Rule
+from trainable.optimizers import Optimizer, OptimizerSpec
+from trainable.pseudo_labels.target import Target
+from trainable.task import Task
+
+C = TypeVar("C", bound=RecipeConfig)
+Nets = Mapping[str, nn.Module]
+Batch = Mapping[str, Views]
+Sched = Mapping[str, Tensor]
+Opt = Mapping[str, Optimizer]
+
+
+@dataclass(frozen=True)
+class StepOut:
+    """What a step tells the loop.
+
+    Attributes:
+        losses: 0-dim tensors by metric name; `loss/total` is watched for NaN. Recorded as means since the last
+            evaluation.
+        target: the pseudo-labels, whose counts are recorded as sums; None where there are none.
+    """
+
+    losses: dict[str, Tensor]
+    target: Target | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run with its own streams, optimizers and schedules.
+
+    Attributes:
+        name: for people and logs.
+        steps: its length.
+        streams: what a batch holds.
+        optimizers: by name.
+        schedules: numbers by step of the phase; each reaches `step` as a 0-dim tensor under its name.
+        fresh_optimizers: start with new optimizer state instead of the last phase's.
+        evaluate_at_end: evaluate at the end of the phase, too.
+    """
+
+    name: str
+    steps: int
+    streams: tuple[Stream, ...]
+    optimizers: Mapping[str, OptimizerSpec]
+    schedules: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
+    fresh_optimizers: bool = False
+    evaluate_at_end: bool = False
+
+
+@dataclass(frozen=True)
+class PhaseContext:
+    """What a recipe may use at the start of a phase.
+
+    Attributes:
+        nets: the networks.
+        phase: number of the phase.
+        predict: (split) to (position, probabilities float32[C, *S]) of every image of a split, at native size.
+        labels: position to the labels uint8[*S] of a labeled image.
+        write: position, labels uint8[*S] to the phase's target store.
+        directory: the run's folder, for figures and metrics of a round.
+        metrics: the last evaluation's record.
+        remember: host numbers of the recipe; they are checkpointed.
+    """
+
+    nets: Nets
+    phase: int
+    predict: Callable[[str], Iterator[tuple[int, npt.NDArray[np.float32]]]]
+    labels: Callable[[int], npt.NDArray[np.uint8]]
+    write: Callable[[int, npt.NDArray[np.uint8]], None]
+    directory: Path
+    metrics: Mapping[str, float | None]
+    remember: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A documented configuration.
+
+    Attributes:
+        values: knobs by dotted name; per-class values go by class name.
+        about: where it comes from.
+    """
+
+    values: Mapping[str, Any]
+    about: str
+
+
+class Recipe(ABC, Generic[C]):
+    """One training system.
+
+    Args:
+        cfg: its knobs, checked.
+        task: what is segmented.
+
+    Attributes:
+        name: as users write it. about: one sentence. source: paper or origin.
+        slots: what it plugs into the loop, for `thresher recipes`.
+        config: the class of its knobs. presets: documented configurations.
+        objective: the metric that a search optimizes. direction: `max` or `min`.
+        needs_unlabeled: whether unlabeled images must be there.
+        precision: context for forward passes; the loop sets it to autocast where AMP is on.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    source: ClassVar[str]
+    slots: ClassVar[Mapping[str, str]] = {}
+    config: ClassVar[type[RecipeConfig]]
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    objective: ClassVar[str] = "val/miou"
+    direction: ClassVar[Literal["max", "min"]] = "max"
+    needs_unlabeled: ClassVar[bool] = True
+
+    def __init__(self, cfg: C, task: Task) -> None:
+        self.cfg = cfg
+        self.task = task
+        self.precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    @abstractmethod
+    def build(self) -> dict[str, nn.Module]:
+        """The networks by name, on the CPU; averaged ones included."""
+
+    @abstractmethod
+    def phases(self) -> Sequence[Phase]:
+        """The phases; their steps add up to `cfg.steps`."""
+
+    @abstractmethod
+    def step(self, nets: Nets, batch: Batch, sched: Sched, opt: Opt) -> StepOut:
+        """One training step, with its own backward passes and optimizer steps."""
+
+    @property
+    def evaluated(self) -> str:
+        """Name of the network that is evaluated and exported."""
+        return "net"
+
+    def probabilities(self, nets: Nets, image: Tensor) -> Tensor:
+        """Class probabilities of the evaluated model, float32[B, C, *S]; image: float[B, 3, *S], normalized."""
+        with self.precision():
+            logits = nets[self.evaluated](image).float()
+        if self.task.activation == "sigmoid":
+            positive = logits.sigmoid()
+            return torch.cat([1 - positive, positive], 1)
+        return logits.softmax(1)
+
+    def device_state(self) -> dict[str, Tensor]:
+        """Tensors that the step changes in place and that a resume needs; moved to the device by the loop."""
+        return {}
+
+    def use_device_state(self, state: dict[str, Tensor]) -> None:
+        """Take the tensors of `device_state`, now on the device and, after a resume, with their old values."""
+        self.state = state
+
+    def begin_phase(self, phase: Phase, context: PhaseContext) -> None:
+        """Prepare a phase, for example write its targets; called once per phase, also after a resume only once."""
+
+    def after_evaluation(self, record: Mapping[str, float | None], remember: dict[str, float]) -> None:
+        """Look at an evaluation; `remember["lr_scale/<optimizer>"]` scales that optimizer's rate from now on."""
+
+    def rules(self) -> list[Rule]:
+        """Health rules."""
+        return []
