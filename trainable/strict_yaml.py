@@ -33,6 +33,7 @@ _HEX = re.compile(r"0x[0-9a-fA-F]+")
 _OCTAL = re.compile(r"0o[0-7]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NON_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_UNSPEAKABLE = re.compile(r"[\0\ud800-\udfff]")
 _WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 
 
@@ -282,7 +283,7 @@ class _Reader:
             self._fault(event, path, "merge keys (<<) are not read; write the values out")
         elif not event.value:
             self._fault(event, path, "a key must not be empty")
-        return str(event.value)
+        return self._text(event, path)
 
     def _sequence(self, events: Iterator[yaml.Event], path: KeyPath) -> list[Any]:
         found: list[Any] = []
@@ -294,13 +295,27 @@ class _Reader:
 
     def _scalar(self, event: yaml.Event, path: KeyPath) -> Any:
         assert isinstance(event, yaml.ScalarEvent)
+        text = self._text(event, path)
         if event.style is not None:
-            return event.value
+            return text
         try:
-            return scalar(event.value)
+            return scalar(text)
         except ValueError as error:
             self._fault(event, path, str(error))
             return None
+
+    def _text(self, event: yaml.Event, path: KeyPath) -> str:
+        """The scalar's text; escapes may spell what no file could hold."""
+        text = str(getattr(event, "value", ""))
+        if not _UNSPEAKABLE.search(text):
+            return text
+        try:
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            self._fault(event, path, "a text must be Unicode, but got half a surrogate pair; remove the escape")
+        if "\0" in text:
+            self._fault(event, path, "a text must not hold the character NUL; remove the escape")
+        return text
 
     def _at(self, event: yaml.Event) -> str:
         mark = event.start_mark
