@@ -7,7 +7,6 @@ indentation, no second document. Plain scalars follow the YAML 1.2 core rules, s
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,22 +16,14 @@ from typing import Any
 import yaml
 
 from trainable.errors import ConfigError, Fault
+from trainable.scalars import scalar
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
-MAX_DIGITS = 40
 
 Key = str | int
 KeyPath = tuple[Key, ...]
 
-_NULL = re.compile(r"(?:~|null|Null|NULL|)")
-_TRUE = re.compile(r"(?:true|True|TRUE)")
-_FALSE = re.compile(r"(?:false|False|FALSE)")
-_INT = re.compile(r"[-+]?[0-9]+")
-_HEX = re.compile(r"0x[0-9a-fA-F]+")
-_OCTAL = re.compile(r"0o[0-7]+")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-_NON_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _UNSPEAKABLE = re.compile(r"[\0\ud800-\udfff]")
 _WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 
@@ -147,37 +138,45 @@ def parse_value(text: str, where: str) -> Any:
     return _read(text, where)[0]
 
 
-def scalar(text: str) -> Any:
-    """A plain scalar as null, a truth value, a number or a string.
+def dump(data: Mapping[str, Any]) -> str:
+    """Write configuration so that `loads` reads the same data back.
+
+    Args:
+        data: strings, finite numbers, truth values, None, lists, tuples and mappings with string keys.
 
     Raises:
-        ValueError: not a number, an infinity, or more digits than a number here may have.
+        yaml.YAMLError: something else is in it.
 
-    >>> [scalar(s) for s in ("5e-4", "no", "0x10", "007", "1.", "~", "12:30", "1_000")]
-    [0.0005, 'no', 16, 7, 1.0, None, '12:30', '1_000']
+    >>> print(dump({"a": "5e-4", "b": 5e-4, "c": "no", "d": [None, True]}), end="")
+    a: '5e-4'
+    b: 0.0005
+    c: 'no'
+    d:
+    - null
+    - true
     """
-    if _NULL.fullmatch(text):
-        return None
-    if _TRUE.fullmatch(text):
+    return yaml.dump(
+        dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=10_000
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that the reader would take for something else, and writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
         return True
-    if _FALSE.fullmatch(text):
-        return False
-    if _NON_FINITE.fullmatch(text):
-        raise ValueError(f"a number must be finite, but got {text}; use null where a value may be left out")
-    if len(text) > MAX_DIGITS:
-        if _INT.fullmatch(text) or _FLOAT.fullmatch(text):
-            raise ValueError(f"a number must have at most {MAX_DIGITS} characters, but got {len(text)}")
-        return text
-    if _INT.fullmatch(text):
-        return int(text)
-    if _HEX.fullmatch(text) or _OCTAL.fullmatch(text):
-        return int(text, 0)
-    if _FLOAT.fullmatch(text):
-        number = float(text)
-        if not math.isfinite(number):
-            raise ValueError(f"a number must fit 64 bits, but got {text}")
-        return number
-    return text
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """A string, quoted where a plain one would be misread."""
+        try:
+            plain = isinstance(scalar(text), str)
+        except ValueError:
+            plain = False
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else "'")
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+_Dumper.add_representer(tuple, _Dumper.represent_list)
 
 
 def _decoded(raw: bytes, name: str) -> str:

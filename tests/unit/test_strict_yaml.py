@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainable.errors import ConfigError
-from trainable.strict_yaml import MAX_BYTES, Document, load, loads, parse_value, scalar
+from trainable.scalars import scalar
+from trainable.strict_yaml import MAX_BYTES, Document, dump, load, loads, parse_value
 
 _TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=12)
 _LEAF = st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(-1e9, 1e9) | _TEXT
@@ -211,6 +212,24 @@ def test_agrees_with_the_plain_loader_where_both_mean_the_same(tree: Any) -> Non
     """A dumper quotes whatever a plain loader would misread, so both must read it as written."""
     text = yaml.safe_dump({"x": _textual(tree)}, allow_unicode=True, width=10_000)
     assert loads(text).data == yaml.safe_load(text)
+
+
+_ODD = st.sampled_from(
+    ["5e-4", "no", "~", "", "0x1", "1:2", "<<", "=", "- a", "a: b", "#", "'", '"', "\n", " x ", "\ufeff", "true"]
+)
+
+
+@given(st.dictionaries(_TEXT.filter(bool) | _ODD.filter(bool), _TREE | _ODD, max_size=5))
+def test_what_is_dumped_is_read_back(data: dict[str, Any]) -> None:
+    keyed = {("k" + key if key == "<<" else key): value for key, value in data.items()} or {"k": 1}
+    assert loads(dump(keyed)).data == keyed
+
+
+def test_a_dump_holds_no_aliases_and_refuses_objects() -> None:
+    shared = [1, 2]
+    assert loads(dump({"a": shared, "b": shared, "c": (3,)})).data == {"a": [1, 2], "b": [1, 2], "c": [3]}
+    with pytest.raises(yaml.YAMLError):
+        dump({"a": object()})
 
 
 @given(_LEAF)

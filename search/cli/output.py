@@ -1,0 +1,101 @@
+"""How commands print: rich tables on a terminal, plain aligned lines elsewhere, JSON on request."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Override a key of the file; may be repeated."),
+]
+PIPE_WIDTH = 100_000
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that never wraps what goes into a pipe or a file."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+
+def say(*lines: str) -> None:
+    """Print lines as they are."""
+    for line in lines:
+        print(line)
+
+
+def print_json(value: Any) -> None:
+    """Print JSON: numbers that JSON lacks become null."""
+    print(json.dumps(_plain(value), indent=2, ensure_ascii=True))
+
+
+def print_rows(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = (), *, as_json: bool = False, title: str = ""
+) -> None:
+    """Print rows as a table, or all of their fields as JSON.
+
+    Args:
+        rows: one mapping per row.
+        columns: what the table shows, in order; left out: the first row's keys.
+        as_json: print a JSON list instead.
+        title: a line above the table.
+    """
+    kept = list(rows)
+    if as_json:
+        print_json(kept)
+        return
+    out = console()
+    style = box.SIMPLE_HEAD if out.is_terminal else None
+    table = Table(box=style, pad_edge=False, title=title or None, title_justify="left")
+    for name in columns or (list(kept[0]) if kept else ()):
+        numeric = any(isinstance(row.get(name), int | float) for row in kept)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in kept:
+        table.add_row(*(shown(row.get(name)) for name in columns or kept[0]))
+    out.print(table)
+
+
+def shown(value: Any) -> str:
+    """A value as people read it.
+
+    >>> [shown(v) for v in (None, 0.123456, 1e-5, 12, True, (0.2, 0.99), "x")]
+    ['-', '0.1235', '1e-05', '12', 'yes', '0.2 .. 0.99', 'x']
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
+        return f"{shown(value[0])} .. {shown(value[1])}"
+    if isinstance(value, list | tuple):
+        return ", ".join(shown(v) for v in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {shown(v)}" for k, v in value.items())
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(below) for key, below in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(below) for below in value]
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    return str(value)
