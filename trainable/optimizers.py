@@ -58,12 +58,19 @@ class Optimizer:
         self._parameters = encoder + rest
         self._factors = [f for f, p in ((1.0, encoder), (spec.head_lr_mult, rest)) if p]
         groups = [{"params": p} for p in (encoder, rest) if p]
-        self._optimizer = _build(spec, groups, self._parameters[0].device)
+        self._lr = torch.zeros((), device=self._parameters[0].device)
+        self._optimizer = _build(spec, groups, self._lr.device)
 
     def set_lr(self, lr: float) -> None:
         """Write the learning rate of the coming step into the device's tensors, without waiting."""
+        self._lr.fill_(lr)
         for group, factor in zip(self._optimizer.param_groups, self._factors, strict=True):
             group["lr"].fill_(lr * factor)
+
+    @property
+    def lr(self) -> Tensor:
+        """The base learning rate of the coming step, on the device."""
+        return self._lr
 
     def step(self) -> None:
         """Average the gradients over the workers, clip them, update the parameters, forget the gradients."""

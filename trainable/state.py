@@ -126,3 +126,28 @@ class Snapshot:
     nets: dict[str, dict[str, Tensor]]
     optimizers: dict[str, dict[str, Any]]
     device_state: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is, for people.
+
+    Attributes:
+        step: optimizer steps done. steps: of the whole run. phase: its name.
+        signals: means and sums since the last evaluation, by metric name.
+        record: the last evaluation; empty before the first.
+        message: a warning or a note; empty where there is none.
+    """
+
+    step: int
+    steps: int
+    phase: str
+    signals: dict[str, float | None] = field(default_factory=dict)
+    record: dict[str, float | None] = field(default_factory=dict)
+    message: str = ""
+
+
+class Observer(Protocol):
+    """Sees a run's progress between steps, about once a second."""
+
+    def __call__(self, progress: Progress) -> None: ...

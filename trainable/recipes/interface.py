@@ -19,9 +19,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from trainable.config import RecipeConfig
+from trainable.config import RecipeConfig, nearest
 from trainable.data.augment import Views
 from trainable.data.loaders import Stream
+from trainable.errors import ConfigError, Fault
 from trainable.health import Rule
 from trainable.optimizers import Optimizer, OptimizerSpec
 from trainable.pseudo_labels.target import Target
@@ -139,6 +140,27 @@ class Recipe(ABC, Generic[C]):
         self.cfg = cfg
         self.task = task
         self.precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    @classmethod
+    def adapt(cls, task: Task) -> Task:
+        """The task as this recipe sees it, for example with a sigmoid instead of a softmax."""
+        return task
+
+    @classmethod
+    def preset_values(cls, name: str | None) -> Mapping[str, Any]:
+        """The knobs of a documented configuration; none for None.
+
+        Raises:
+            ConfigError: there is no such preset.
+        """
+        if name is None:
+            return {}
+        if name not in cls.presets:
+            known = ", ".join(cls.presets) or "none"
+            raise ConfigError(
+                [Fault("preset", f"must be a preset of {cls.name} ({known}), but got {name!r}{nearest(name, cls.presets)}")]
+            )
+        return cls.presets[name].values
 
     @abstractmethod
     def build(self) -> dict[str, nn.Module]:

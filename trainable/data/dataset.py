@@ -1,0 +1,78 @@
+"""The images of a run, opened: which item belongs to which split, and its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainable.config import DataConfig
+from trainable.data.cache import open_cache
+from trainable.data.loaders import U8, Source, Stream, StreamSampler
+from trainable.data.manifest import Manifest, build_manifest
+from trainable.errors import DataError, Fault
+from trainable.task import Task
+
+
+@dataclass
+class Dataset:
+    """Decoded images and labels by position, and the positions of every split.
+
+    Attributes:
+        manifest: files, splits and classes.
+        source: decoded pixels.
+        shapes: spatial shape by position.
+        splits: positions by split.
+        class_pixels: labeled training pixels of each class.
+    """
+
+    manifest: Manifest
+    source: Source
+    shapes: Sequence[tuple[int, ...]]
+    splits: Mapping[str, list[int]]
+    class_pixels: tuple[int, ...] = field(default=())
+
+    def task(self) -> Task:
+        """What is to be segmented."""
+        return Task(tuple(self.manifest.class_names), self.class_pixels)
+
+    def positions(self, split: str) -> list[int]:
+        """Positions of one split, or of several joined by `+`, sorted by split and id.
+
+        Raises:
+            DataError: there are none.
+        """
+        found = [i for part in split.split("+") for i in self.splits.get(part, [])]
+        if not found:
+            counts = ", ".join(f"{name} {len(items)}" for name, items in self.splits.items())
+            raise DataError([Fault("data", f"split {split!r} must have images, but there are none ({counts})")])
+        return found
+
+    def sampler(
+        self, stream: Stream, seed: int, rank: int = 0, world_size: int = 1, targets: Mapping[int, U8] | None = None
+    ) -> StreamSampler:
+        """What cuts one stream's batches."""
+        indices = self.positions(stream.split)
+        if stream.labels == "targets":
+            indices = [i for i in indices if i in (targets or {})]
+        return StreamSampler(stream, self.source, indices, self.shapes, seed, rank, world_size, targets or {})
+
+
+def open_dataset(cfg: DataConfig, base: Path) -> Dataset:
+    """Read a data section's files and open the cache of their decoded pixels.
+
+    Args:
+        cfg: the data section.
+        base: the folder that a relative `root` starts from.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    manifest = build_manifest(cfg, base)
+    cache = open_cache(manifest, cfg.cache)
+    splits: dict[str, list[int]] = {"labeled": [], "unlabeled": [], "val": [], "test": []}
+    for position, item in enumerate(manifest.items):
+        splits[item.split].append(position)
+    shapes = [(item.height, item.width) for item in manifest.items]
+    pixels = tuple(int(n) for n in cache.class_pixels())
+    return Dataset(manifest, cache, shapes, splits, pixels)

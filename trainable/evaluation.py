@@ -1,0 +1,124 @@
+"""Evaluation at native size from one confusion matrix, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainable import metrics
+from trainable.data.augment import normalize
+from trainable.data.dataset import Dataset
+from trainable.data.loaders import U8
+from trainable.data.random import stream_rng
+from trainable.state import StopQuestion, never_stop
+from trainable.task import IGNORE, Task
+
+TRAIN_IMAGES = 200
+Predict = Callable[[Tensor], Tensor]
+
+
+class Interrupted(Exception):
+    """The run was asked to stop in the middle of an evaluation; nothing of it counts."""
+
+
+def padded(images: Sequence[U8], stride: int) -> Tensor:
+    """Images of one size as a normalized batch, padded at the far ends to a multiple of the stride.
+
+    Args:
+        images: uint8[*S, 3] each. stride: of the network.
+
+    Returns:
+        float32[B, 3, *P]; 0 on the padding.
+    """
+    batch = normalize(torch.from_numpy(np.stack(images)).movedim(-1, 1).float().div_(255))
+    pad: list[int] = []
+    for size in reversed(batch.shape[2:]):
+        pad += [0, -size % stride]
+    return torch.nn.functional.pad(batch, pad)
+
+
+def batches(shapes: Sequence[tuple[int, ...]], positions: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Positions in groups of equal shape, at most `size` each.
+
+    >>> list(batches([(4, 4), (8, 8), (4, 4)], [0, 1, 2], 2))
+    [[0, 2], [1]]
+    """
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for position in positions:
+        by_shape.setdefault(shapes[position], []).append(position)
+    for group in by_shape.values():
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def predictions(
+    data: Dataset, positions: Sequence[int], predict: Predict, *, device: torch.device, stride: int, size: int,
+    should_stop: StopQuestion = never_stop,
+) -> Iterator[tuple[list[int], Tensor]]:  # fmt: skip
+    """Probabilities of images at native size, padding cut off.
+
+    Args:
+        data: the images. positions: which. predict: float[B, 3, *P] to float[B, C, *P].
+        device: where to. stride: of the network. size: images at a time. should_stop: asked before each batch.
+
+    Yields:
+        positions, and float32[B, C, *S] on the device.
+
+    Raises:
+        Interrupted: `should_stop` said so.
+    """
+    for group in batches(data.shapes, positions, size):
+        if should_stop() is not None:
+            raise Interrupted
+        image = padded([data.source.image(i) for i in group], stride).to(device, non_blocking=True)
+        probabilities = predict(image)
+        window = tuple(slice(0, n) for n in data.shapes[group[0]])
+        yield group, probabilities[(slice(None), slice(None), *window)]
+
+
+def evaluate(
+    data: Dataset, split_positions: Sequence[int], predict: Predict, task: Task, *, prefix: str,
+    exclude: Sequence[int] = (), device: torch.device, stride: int, size: int, should_stop: StopQuestion = never_stop,
+) -> dict[str, float | None]:  # fmt: skip
+    """Every score of a split.
+
+    Args:
+        data: the images. split_positions: which. predict: see `predictions`. task: the classes.
+        prefix: `val` or `train`. exclude: classes left out of the means. device, stride, size: see `predictions`.
+        should_stop: asked before each batch.
+
+    Returns:
+        Metrics by name, see `metrics.scores`; `<prefix>/auc` for binary tasks.
+
+    Raises:
+        Interrupted: `should_stop` said so.
+    """
+    matrix = torch.zeros((task.num_classes, task.num_classes), dtype=torch.int64, device=device)
+    histogram: Tensor | None = None
+    for group, probabilities in predictions(
+        data, split_positions, predict, device=device, stride=stride, size=size, should_stop=should_stop
+    ):
+        label = torch.from_numpy(np.stack([data.source.mask(i) for i in group])).to(device).long()
+        matrix += metrics.confusion_matrix(probabilities.argmax(1), label, task.num_classes, IGNORE)
+        if task.binary:
+            counts = metrics.score_histogram(probabilities[:, 1], label, ignore_index=IGNORE)
+            histogram = counts if histogram is None else histogram + counts
+    positive = 1 if task.binary else None
+    values = metrics.scores(
+        matrix.cpu(), task.class_names, prefix=prefix, exclude_classes=exclude, positive_class=positive
+    )
+    if histogram is not None:
+        values[f"{prefix}/auc"] = metrics.histogram_auc(histogram.cpu())
+    return values
+
+
+def train_positions(data: Dataset, seed: int) -> list[int]:
+    """The fixed labeled images on which train/miou is measured: up to 200, by the seed."""
+    labeled = data.positions("labeled")
+    if len(labeled) <= TRAIN_IMAGES:
+        return labeled
+    chosen = stream_rng(seed, "train_evaluation", 0).permutation(len(labeled))[:TRAIN_IMAGES]
+    return sorted(labeled[i] for i in chosen)

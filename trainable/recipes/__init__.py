@@ -1,0 +1,28 @@
+"""The recipes by name. A new one: its file, an entry here, its space in `spaces/catalog`, its row in the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainable.config import nearest
+from trainable.errors import ConfigError, Fault
+from trainable.recipes.interface import Recipe
+from trainable.recipes.per_class import PerClassThresholds
+from trainable.recipes.supervised import Supervised
+
+RECIPES: dict[str, type[Recipe[Any]]] = {kind.name: kind for kind in (Supervised, PerClassThresholds)}
+
+
+def get_recipe(name: str) -> type[Recipe[Any]]:
+    """The recipe of that name.
+
+    Raises:
+        ConfigError: there is none.
+
+    >>> get_recipe("per_class").objective
+    'val/miou'
+    """
+    if name not in RECIPES:
+        known = ", ".join(sorted(RECIPES))
+        raise ConfigError([Fault("recipe", f"must be one of {known}, but got {name!r}{nearest(name, RECIPES)}")])
+    return RECIPES[name]

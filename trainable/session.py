@@ -1,0 +1,417 @@
+"""A run in progress: its data, networks, optimizers and state, and the acts that the loop calls in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainable import checkpoint
+from trainable.config import RecipeConfig, RunConfig, flatten, resolve
+from trainable.data.augment import make_views, to_device
+from trainable.data.dataset import Dataset, open_dataset
+from trainable.data.loaders import U8, Batches, Prefetcher
+from trainable.data.random import stream_seed
+from trainable.device import autocast, device_name, peak_memory_mb
+from trainable.errors import TrainingDiverged
+from trainable.evaluation import evaluate, predictions, train_positions
+from trainable.meters import Meters, read
+from trainable.models import STRIDE
+from trainable.optimizers import Optimizer
+from trainable.recipes import get_recipe
+from trainable.recipes.interface import Phase, PhaseContext, Recipe
+from trainable.state import (
+    LoopState,
+    Observer,
+    Outcome,
+    OutcomeState,
+    Progress,
+    Report,
+    Snapshot,
+    StopQuestion,
+)
+from trainable.targets import read_targets, write_targets
+
+NAN_CHECK_EVERY = 10
+OBSERVE_EVERY_S = 1.0
+_UNFINGERPRINTED = ("amp", "health.", "patience_action", "checkpoint_every_steps", "encoder_weights", "init_from")
+
+
+class Session:
+    """One run in this process.
+
+    Args:
+        run: the configuration. recipe: made for it. data: opened. directory: the run's folder.
+        device: where it trains. rank: this worker. world_size: number of workers.
+    """
+
+    def __init__(
+        self, run: RunConfig, recipe: Recipe[Any], data: Dataset, directory: Path, device: torch.device,
+        rank: int = 0, world_size: int = 1,
+    ) -> None:  # fmt: skip
+        self.run, self.recipe, self.data, self.directory = run, recipe, data, directory
+        self.cfg: RecipeConfig = recipe.cfg
+        self.device, self.rank, self.world_size = device, rank, world_size
+        self.state = LoopState()
+        self.meters = Meters(device)
+        self.observer: Observer | None = None
+        self.targets: dict[int, U8] = {}
+        torch.manual_seed(stream_seed(run.seed, "init", 0))
+        self.nets = {name: net.to(device) for name, net in recipe.build().items()}
+        if device.type == "cuda" and recipe.task.ndim == 2:
+            self.nets = {n: net.to(memory_format=torch.channels_last) for n, net in self.nets.items()}  # type: ignore[call-overload]
+        self.device_state = {name: t.to(device) for name, t in recipe.device_state().items()}
+        recipe.use_device_state(self.device_state)
+        recipe.precision = autocast(self.cfg.amp, device)
+        self.phases = list(recipe.phases())
+        self.optimizers: dict[str, Optimizer] = {}
+        self._sched: dict[str, Tensor] = {}
+        self._batches: Iterator[Batches] | None = None
+        self._prefetcher: Prefetcher | None = None
+        self._train_positions = train_positions(data, run.seed)
+        self._clock = time.monotonic()
+        self._observed = 0.0
+        self._verdict: tuple[OutcomeState, str] | None = None
+
+    # -- phases ------------------------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> Phase:
+        """The current phase."""
+        return self.phases[self.state.phase]
+
+    @property
+    def steps(self) -> int:
+        """Length of the whole run."""
+        return sum(p.steps for p in self.phases)
+
+    def _phase_start(self) -> int:
+        return sum(p.steps for p in self.phases[: self.state.phase])
+
+    def enter_phase(self) -> None:
+        """Begin the phase whose turn it is, where it has not begun, and open its streams."""
+        if self.state.begun and self.state.step >= self._phase_start() + self.phase.steps:
+            self.state.phase, self.state.begun = self.state.phase + 1, False
+            self._close_streams()
+        if not self.state.begun:
+            self._write_targets()
+            self._build_optimizers(fresh=self.phase.fresh_optimizers)
+            self.state.begun = True
+        if self._batches is None:
+            self._open_streams()
+            for name, net in self.nets.items():
+                net.train(any(name in spec.nets for spec in self.phase.optimizers.values()))
+
+    def _build_optimizers(self, *, fresh: bool) -> None:
+        kept = {} if fresh else {name: o.state_dict() for name, o in self.optimizers.items()}
+        self.optimizers = {
+            name: Optimizer(spec, self.nets, self.world_size) for name, spec in self.phase.optimizers.items()
+        }
+        for name, state in kept.items():
+            if name in self.optimizers:
+                self.optimizers[name].load_state_dict(state)
+
+    def _write_targets(self) -> None:
+        written: dict[int, U8] = {}
+        self.recipe.begin_phase(
+            self.phase,
+            PhaseContext(
+                nets=self.nets, phase=self.state.phase, predict=self._predict_split,
+                labels=self.data.source.mask, write=written.__setitem__, directory=self.directory,
+                metrics=(self.state.last_report or {}).get("record", {}), remember=self.state.recipe,
+            ),
+        )  # fmt: skip
+        if written:
+            self.targets = written
+            self.state.targets = write_targets(self.directory, self.state.phase, written, keep=self.rank == 0)
+
+    def _predict_split(self, split: str) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.float32]]]]:
+        self.nets[self.recipe.evaluated].eval()
+        for group, probabilities in predictions(
+            self.data, self.data.positions(split), self._probabilities, device=self.device, stride=STRIDE,
+            size=2 * self.cfg.batch_size,
+        ):  # fmt: skip
+            yield from zip(group, probabilities.cpu().numpy(), strict=True)
+
+    def _open_streams(self) -> None:
+        phase, start = self.phase, self._phase_start()
+        names = f"{self.state.phase}/" if self.state.phase else ""
+        samplers = {
+            s.name: self.data.sampler(
+                s, stream_seed(self.run.seed, names, 0) if names else self.run.seed, self.rank, self.world_size,
+                self.targets,
+            )
+            for s in phase.streams
+        }  # fmt: skip
+
+        def cut(step: int) -> Batches:
+            live = (s for s in phase.streams if step >= s.start_step)
+            return {s.name: samplers[s.name].batch(step) for s in live}
+
+        self._prefetcher = Prefetcher(cut, self.state.step - start, phase.steps)
+        self._batches = iter(self._prefetcher)
+        self._sched = {name: torch.zeros((), device=self.device) for name in phase.schedules}
+
+    def _close_streams(self) -> None:
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+        self._prefetcher, self._batches = None, None
+
+    # -- one step ----------------------------------------------------------------------------------------------
+
+    def train_step(self) -> None:
+        """One step of the recipe; nothing in it waits for the device."""
+        assert self._batches is not None
+        host = next(self._batches)
+        in_phase = self.state.step - self._phase_start()
+        views = {name: make_views(to_device(batch, self.device)) for name, batch in host.items()}
+        for name, schedule in self.phase.schedules.items():
+            self._sched[name].fill_(schedule(in_phase))
+        rates = {}
+        for name, optimizer in self.optimizers.items():
+            optimizer.set_lr(optimizer.spec.lr(in_phase) * self.state.recipe.get(f"lr_scale/{name}", 1.0))
+            rates["lr" if not rates else f"lr/{name}"] = optimizer.lr
+        torch.manual_seed(stream_seed(self.run.seed, f"dropout/{self.rank}", self.state.step))
+        out = self.recipe.step(self.nets, views, self._sched, self.optimizers)
+        self.meters.add(out, rates)
+        self.state.step += 1
+
+    def between_steps(self) -> None:
+        """Look at the signals now and then: a loss that is not finite, and progress for people."""
+        if self.state.step % NAN_CHECK_EVERY == 0:
+            self._check_finite()
+        now = time.monotonic()
+        if self.observer is not None and now - self._observed >= OBSERVE_EVERY_S:
+            self._observed = now
+            self._tell(signals=read(self.meters.sums(), self.recipe.task.class_names))
+
+    def _check_finite(self) -> None:
+        bad = self.meters.bad_loss()
+        if bad is None or bad.streak < self.cfg.health.nonfinite_steps:
+            return
+        first = self.state.step - bad.streak
+        parts = ", ".join(f"{name}={value:g}" for name, value in bad.values.items())
+        raise TrainingDiverged(
+            f"the loss is not finite since step {first + 1} ({bad.streak} steps in a row): {parts}; "
+            "lower the learning rate or the gradient clip"
+        )
+
+    # -- evaluation --------------------------------------------------------------------------------------------
+
+    def due(self) -> bool:
+        """Whether this step wants an evaluation that has not been made."""
+        step = self.state.step
+        if step == 0 or step == self.state.evaluated_step:
+            return False
+        end = self._phase_start() + self.phase.steps
+        return (
+            step % self.cfg.eval_every_steps == 0
+            or step >= self.steps
+            or (step == end and self.phase.evaluate_at_end)
+        )
+
+    def _probabilities(self, image: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.recipe.probabilities(self.nets, image)
+
+    def evaluate(self, should_stop: StopQuestion) -> Report:
+        """Evaluate, remember the outcome, and write the best model where this is it.
+
+        Raises:
+            Interrupted: asked to stop in the middle; nothing is remembered.
+            TrainingDiverged: the loss has not been finite for too long.
+        """
+        self._check_finite()
+        if self.world_size > 1:
+            _share_buffers(self.nets)
+        record = self._record(should_stop)
+        self.recipe.after_evaluation(record, self.state.recipe)
+        report = Report(self.state.step, self._time_s(), record.get(self.recipe.objective), record)
+        self._remember(report)
+        return report
+
+    def _record(self, should_stop: StopQuestion) -> dict[str, float | None]:
+        task, evaluated = self.recipe.task, self.nets[self.recipe.evaluated]
+        training = evaluated.training
+        evaluated.eval()
+        exclude = [task.class_names.index(name) for name in self.cfg.exclude_classes]
+        record: dict[str, float | None] = {}
+        try:
+            for prefix, positions in (("val", self.data.positions("val")), ("train", self._train_positions)):
+                record |= evaluate(
+                    self.data, positions, self._probabilities, task, prefix=prefix, exclude=exclude,
+                    device=self.device, stride=STRIDE, size=2 * self.cfg.batch_size, should_stop=should_stop,
+                )  # fmt: skip
+        finally:
+            evaluated.train(training)
+        train, val = record["train/miou"], record["val/miou"]
+        kept = {k: v for k, v in record.items() if k.startswith("val/")} | {"train/miou": train}
+        kept["gap"] = None if train is None or val is None else train - val
+        kept |= read(self.meters.sums(), task.class_names)
+        self.meters.clear()
+        return kept
+
+    def _remember(self, report: Report) -> None:
+        state, value = self.state, report.objective
+        sign = 1.0 if self.recipe.direction == "max" else -1.0
+        better = value is not None and (state.best_value is None or sign * value > sign * state.best_value)
+        state.evaluated_step = report.step
+        state.evals_since_best = 0 if better else state.evals_since_best + 1
+        state.last_report = {"record": report.record, "time_s": report.time_s, "objective": value}
+        if better and value is not None:
+            state.best_value, state.best_step = value, report.step
+            if self.rank == 0:
+                weights = self.nets[self.recipe.evaluated].state_dict()
+                checkpoint.save_best(
+                    self.directory, weights, step=report.step, value=value, model=self.describe()
+                )
+        self._judge(report)
+        self._tell(record=report.record)
+
+    def _judge(self, report: Report) -> None:
+        """Health rules first, then patience."""
+        for rule in self.recipe.rules():
+            memory = self.state.health.setdefault(rule.name, {})
+            message = rule.check({**report.record, "step": float(report.step)}, memory)
+            if message is None:
+                continue
+            self.state.broken.setdefault(rule.name, float(report.step))
+            self._tell(message=f"{rule.name}: {message}")
+            if rule.action == "stop":
+                self._verdict = self._verdict or ("STOPPED", rule.name)
+        patience = self.cfg.patience
+        if patience and self.state.evals_since_best >= patience:
+            self._tell(message=f"patience: {self.state.evals_since_best} evaluations without a better value")
+            if self.cfg.patience_action == "stop":
+                self._verdict = self._verdict or ("STOPPED", "patience")
+
+    def _tell(self, **what: Any) -> None:
+        if self.observer is not None and self.rank == 0:
+            self.observer(Progress(self.state.step, self.steps, self.phase.name, **what))
+
+    # -- ending ------------------------------------------------------------------------------------------------
+
+    def verdict(self) -> tuple[OutcomeState, str | None] | None:
+        """How the run ends by itself, or None while it goes on."""
+        if self.state.step >= self.steps:
+            return ("COMPLETE", None)
+        return self._verdict
+
+    def checkpoint_due(self) -> bool:
+        """Whether this evaluation is followed by a checkpoint."""
+        every = self.cfg.checkpoint_every_steps or self.cfg.eval_every_steps
+        return self.state.step % every == 0 or self.state.step >= self.steps or self._verdict is not None
+
+    def save(self) -> None:
+        """Write everything that a resume needs."""
+        self.state.time_s, self._clock = self._time_s(), time.monotonic()
+        if self.rank == 0:
+            checkpoint.save_last(self.directory, self.snapshot())
+
+    def _time_s(self) -> float:
+        return self.state.time_s + time.monotonic() - self._clock
+
+    def outcome(self, state: OutcomeState, reason: str | None, error: str | None = None) -> Outcome:
+        """How the run ended."""
+        return Outcome(
+            state=state, stop_reason=reason, step=self.state.step, time_s=self._time_s(),
+            best_value=self.state.best_value, best_step=self.state.best_step,
+            peak_memory_mb=peak_memory_mb(self.device), device=device_name(self.device),
+            health=dict(self.state.broken), error=error,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Stop the prefetch thread."""
+        self._close_streams()
+
+    # -- saving and loading ------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint must agree with."""
+        flat = flatten(self.cfg.model_dump(mode="json"))
+        kept = {f"train.{k}": v for k, v in flat.items() if not k.startswith(_UNFINGERPRINTED)}
+        return {**kept, "recipe": self.run.recipe, "classes": list(self.recipe.task.class_names), "seed": self.run.seed}
+
+    def describe(self) -> dict[str, Any]:
+        """What `predict` needs beside the weights."""
+        manifest = self.data.manifest
+        return {
+            "run": self.run.model_dump(mode="json", by_alias=True),
+            "train": self.cfg.model_dump(mode="json"),
+            "task": asdict(self.recipe.task),
+            "class_colors": [list(c) for c in manifest.class_colors],
+            "data_hash": manifest.data_hash,
+        }
+
+    def snapshot(self) -> Snapshot:
+        """The run at this step."""
+        loop = asdict(self.state) | {"meters": self.meters.sums(), "verdict": self._verdict}
+        return Snapshot(
+            fingerprint=self.fingerprint(),
+            loop=loop,
+            nets={name: net.state_dict() for name, net in self.nets.items()},
+            optimizers={name: o.state_dict() for name, o in self.optimizers.items()},
+            device_state=dict(self.device_state),
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot of this configuration.
+
+        Raises:
+            CheckpointError: it belongs to another one.
+        """
+        checkpoint.check_fits(snapshot, self.fingerprint(), self.directory)
+        loop = dict(snapshot.loop)
+        self.meters.restore(loop.pop("meters"))
+        verdict = loop.pop("verdict")
+        self._verdict = (verdict[0], verdict[1]) if verdict else None
+        self.state = LoopState(**loop)
+        for name, net in self.nets.items():
+            net.load_state_dict(snapshot.nets[name])
+        if self.state.begun:
+            self._build_optimizers(fresh=True)
+        for name, state in snapshot.optimizers.items():
+            self.optimizers[name].load_state_dict(state)
+        for name, tensor in self.device_state.items():
+            tensor.copy_(snapshot.device_state[name])
+        if self.state.targets is not None:
+            self.targets = read_targets(self.directory / self.state.targets)
+
+
+def open_session(
+    run: RunConfig, directory: Path, base: Path, device: torch.device, rank: int = 0, world_size: int = 1
+) -> Session:
+    """Open a run's data, build its networks, and go on from its checkpoint where there is one.
+
+    Raises:
+        ConfigError, DataError: the configuration or the data cannot be used.
+        CheckpointError: the checkpoint belongs to another configuration.
+    """
+    kind = get_recipe(run.recipe)
+    data = open_dataset(run.data, base)
+    task = kind.adapt(data.task())
+    cfg = resolve(
+        kind.config, preset=kind.preset_values(run.preset), train=run.train, class_names=task.class_names
+    )
+    session = Session(run, kind(cfg, task), data, directory, device, rank, world_size)
+    snapshot, notes = checkpoint.load_last(directory)
+    for note in notes:
+        print(f"warning: {note}", flush=True)
+    if snapshot is not None:
+        session.restore(snapshot)
+    return session
+
+
+def _share_buffers(nets: Mapping[str, nn.Module]) -> None:
+    """Every worker takes rank 0's running statistics, as one model is evaluated and saved."""
+    for net in nets.values():
+        for buffer in net.buffers():
+            dist.broadcast(buffer, 0)
