@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from search.checks import check_rungs, check_train, class_names, find_preset, find_recipe, flat_train
 from search.schema import (
     AshaConfig,
     BudgetConfig,
@@ -22,8 +23,9 @@ from search.schema import (
     WandbConfig,
 )
 from trainable import strict_yaml
-from trainable.config import faults_of
+from trainable.config import DataConfig, faults_of
 from trainable.errors import ConfigError, Fault
+from trainable.recipes import RECIPES
 from trainable.strict_yaml import Document
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
 
 DATA_VARIABLE = "THRESHER_DATA"
 _VARIABLE = re.compile(r"\$\{([^}]*)\}?")
+_LINE = re.compile(r":(\d+)(?::|$)")
 _PATHS = ("data.root", "data.classes", "data.labeled", "data.unlabeled", "data.val", "data.test", "data.cache.dir")
 _ROOTED = ("data.root", "storage")
 
@@ -47,7 +50,7 @@ def load_sweep(path: str | Path, sets: Iterable[str] = ()) -> SweepConfig:
         sets: overrides `path.to.key=value`; the later one wins.
 
     Returns:
-        The sweep with absolute paths and every default written out.
+        The sweep with absolute paths, `train` by dotted name, and every default written out.
 
     Raises:
         ConfigError: every fault, each with file, line and key.
@@ -55,10 +58,56 @@ def load_sweep(path: str | Path, sets: Iterable[str] = ()) -> SweepConfig:
     document = overridden(strict_yaml.load(path), sets)
     faults: list[Fault] = []
     data = rooted(document, Path(path).resolve().parent, faults)
+    data = _normal(data, document, faults)
     made = validated(SweepConfig, data, document, faults)
+    found: list[Fault] = []
+    _check_meaning(data, made, found)
+    faults += placed(found, document)
     if faults or made is None:
-        raise ConfigError(faults)
+        raise ConfigError(sorted(faults, key=_line))
     return made
+
+
+def _line(fault: Fault) -> int:
+    """Where a fault stands in the file; overrides come first."""
+    found = _LINE.search(fault.where)
+    return int(found.group(1)) if found else 0
+
+
+def _normal(data: dict[str, Any], document: Document, faults: list[Fault]) -> dict[str, Any]:
+    """`train` by dotted name, and the recipe's own objective where the file names none."""
+    name, train, search = data.get("recipe"), data.get("train") or {}, data.get("search") or {}
+    recipe = RECIPES.get(name) if isinstance(name, str) else None
+    if isinstance(train, Mapping):
+        found: list[Fault] = []
+        data = {**data, "train": flat_train(train, found, recipe)}
+        faults += placed(found, document)
+    if recipe is not None and isinstance(search, Mapping) and "objective" not in search:
+        own = {"objective": recipe.objective, "direction": recipe.direction}
+        data = {**data, "search": {**own, **search}}
+    return data
+
+
+def _check_meaning(data: Mapping[str, Any], made: SweepConfig | None, faults: list[Fault]) -> None:
+    """What only the recipe and the data's classes can tell; as far as the sections are sound."""
+    section = _quietly(DataConfig, data.get("data"))
+    names = class_names(section, faults) if section is not None else ()
+    recipe = find_recipe(data["recipe"], faults) if data.get("recipe") is not None else None
+    train = data.get("train", {})
+    if recipe is None or not isinstance(train, Mapping):
+        return
+    preset = find_preset(recipe, data.get("preset"), faults)
+    config = check_train(recipe, preset, train, names, faults)
+    if config is not None and made is not None:
+        check_rungs(made.search.asha, config.steps, faults)
+
+
+def _quietly(model: type[_Model], data: Any) -> _Model | None:
+    """The model where the data make one; its faults are reported elsewhere."""
+    try:
+        return model.model_validate(data)
+    except ValidationError:
+        return None
 
 
 def overridden(document: Document, sets: Iterable[str]) -> Document:
@@ -145,7 +194,11 @@ def validated(
         return model.model_validate(data)
     except ValidationError as error:
         known = dict.fromkeys(dotted_fields(model))
-        faults += placed(faults_of(error, "", known), document, prefix)
+        found = [
+            Fault(f.where, "it must be given; add it") if f.message == "Field required" else f
+            for f in faults_of(error, "", known)
+        ]
+        faults += placed(found, document, prefix)
         return None
 
 
@@ -154,6 +207,10 @@ def placed(faults: Iterable[Fault], document: Document, prefix: str = "") -> lis
     found = []
     for fault in faults:
         dotted = ".".join(part for part in (prefix, fault.where.strip(":").replace(":", ".")) if part)
+        if dotted and dotted.split(".")[0] not in SweepConfig.model_fields and not prefix:
+            known = document.place(dotted) != document.name
+            found.append(Fault(f"{document.place(dotted)}:{dotted}", fault.message) if known else fault)
+            continue
         place = document.place(dotted) if dotted else document.name
         where = place if not dotted or place.endswith(f" {dotted}") else f"{place}:{dotted}"
         found.append(Fault(where, fault.message))
