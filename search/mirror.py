@@ -1,0 +1,107 @@
+"""A trial's folder when the run lives on object storage: a local folder, kept equal to a place in the store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from search.store.base import Store
+from trainable.errors import StoreError
+
+_PUSH_EVERY_S = 1.0
+
+
+class Mirror:
+    """Copies a folder's finished files to the store as they change, and back before a trial begins.
+
+    Files appear in the folder by rename, so one that has its final name is whole.
+
+    Args:
+        store: the run.
+        prefix: where in the run, such as `trials/7`.
+        directory: the local folder.
+        allowed: asked before each round; False once the folder's owner may no longer write.
+    """
+
+    def __init__(
+        self, store: Store, prefix: str, directory: Path, allowed: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._store, self._prefix, self._directory, self._allowed = store, prefix, directory, allowed
+        self._seen: dict[str, tuple[int, int, int]] = {}
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+
+    def pull(self) -> list[str]:
+        """Fetches what the store has; returns the names."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        names = []
+        for name in self._store.list(self._prefix):
+            relative = name.removeprefix(self._prefix).lstrip("/")
+            path = self._directory / relative
+            if ".." in path.relative_to(self._directory).parts:
+                raise StoreError(f"{name}: must lie in the trial's own folder; remove it from the run")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self._store.read_bytes(name))
+            self._seen[relative] = _stamp(path)
+            names.append(relative)
+        return names
+
+    def push(self) -> list[str]:
+        """Sends what is new or changed, the checkpoint's index files last; returns the names.
+
+        Raises:
+            StoreError: the store cannot be reached; the next call tries again.
+        """
+        with self._lock:
+            if not self._allowed():
+                return []
+            found = self._files()
+            changed = [name for name, stamp in found.items() if self._seen.get(name) != stamp]
+            # What names another file must not arrive before it.
+            for name in sorted(changed, key=lambda name: (name.endswith(".json"), name)):
+                try:
+                    self._store.write_bytes(f"{self._prefix}/{name}", (self._directory / name).read_bytes())
+                except FileNotFoundError:
+                    continue  # Replaced or deleted meanwhile: the next round sees it.
+                self._seen[name] = found[name]
+            for name in [name for name in self._seen if name not in found]:
+                self._store.delete(f"{self._prefix}/{name}")
+                del self._seen[name]
+            return changed
+
+    def start(self) -> None:
+        """Begins to push once a second."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Pushes what is left.
+
+        Raises:
+            StoreError: it could not.
+        """
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.push()
+
+    def _files(self) -> dict[str, tuple[int, int, int]]:
+        found = {}
+        for path in self._directory.rglob("*"):
+            relative = path.relative_to(self._directory)
+            if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+                found[relative.as_posix()] = _stamp(path)
+        return found
+
+    def _run(self) -> None:
+        while not self._over.wait(_PUSH_EVERY_S):
+            try:
+                self.push()
+            except (StoreError, OSError) as error:
+                print(f"{self._prefix}: not copied to the run yet, tried again: {error}", flush=True)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -1,0 +1,224 @@
+"""One Tune trial: a folder, a lock on it, a log, and one call of the training, which reports and leaves when told.
+
+The training is found by name (`trainable.worker:fit`), knows nothing of Ray, and keeps its checkpoints in the
+folder: started again there, it goes on. Whatever it raises becomes a message, so that the process ends in order.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+from ray import tune
+
+from search import messages
+from search.failure import Failure, classify, redacted, tail
+from search.flags import find_flags
+from search.folder_lock import FolderLock
+from search.mirror import Mirror
+from search.stop_question import ORPHANED, StopQuestion
+from search.store import open_store
+from trainable.state import Outcome, Report
+
+INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LOG_NAME = "train.log"
+LOCK_WAIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a run share; plain JSON, because it travels in Tune's configuration.
+
+    Attributes:
+        run: the run directory, absolute, or its URI.
+        namespace: where the run's flags are found.
+        fit: dotted name of the training, `package.module:function`.
+        workers: processes that train one trial.
+        gpus: GPUs that a trial holds.
+        threads: CPU threads of each worker.
+        limit_s: seconds without a step after which a trial counts as hung.
+        start_limit_s: the same before its first step.
+    """
+
+    run: str
+    namespace: str
+    fit: str = "trainable.worker:fit"
+    workers: int = 1
+    gpus: float = 0.0
+    threads: int = 1
+    limit_s: float = 1800.0
+    start_limit_s: float = 7200.0
+
+
+def run_trial(config: Mapping[str, Any]) -> None:
+    """Runs one attempt of one trial; the function that Tune calls.
+
+    Args:
+        config: `job` (see `Job`), `trial` (our number), `attempt` (from 1) and `config`, the trial's full
+            configuration as JSON.
+    """
+    job = Job(**config["job"])
+    trial, attempt = int(config["trial"]), int(config["attempt"])
+    run_config: dict[str, Any] = json.loads(config["config"])
+    _clean_environment(job)
+    tune.report(
+        messages.started(trial, attempt, node=platform.node(), pid=os.getpid(), device=_device_name(job))
+    )
+    flags = find_flags(job.namespace)
+    with _place(job, trial, flags, attempt) as (directory, push):
+        question = StopQuestion(
+            flags, trial, attempt, limit_s=job.limit_s, start_limit_s=job.start_limit_s, before_end=push
+        )
+        with _captured(directory / LOG_NAME, trial, attempt):
+            message = _attempt(job, run_config, trial, attempt, directory, question, push)
+        push()
+    if question.reason != ORPHANED:
+        # Nothing may come after this: the driver takes it for the trial's end.
+        tune.report(message)
+
+
+def _attempt(
+    job: Job,
+    run_config: dict[str, Any],
+    trial: int,
+    attempt: int,
+    directory: Path,
+    question: StopQuestion,
+    push: Callable[[], None],
+) -> dict[str, Any]:
+    """Calls the training, and turns its return or its exception into the last message."""
+
+    def report(found: Report) -> None:
+        push()
+        tune.report(messages.evaluated(trial, attempt, found))
+        question.refresh()
+
+    question.start()
+    try:
+        _write_config(directory / "config.yaml", run_config)
+        fit: Callable[..., Outcome] = _by_name(job.fit)
+        found = fit(
+            run_config, str(directory), workers=job.workers, use_gpu=job.gpus > 0, threads=job.threads,
+            report=report, should_stop=question,
+        )  # fmt: skip
+        return messages.outcome(trial, attempt, found, job.gpus)
+    except Exception as error:  # Whatever the training raises is a result: the trial's end and its reason.
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.stderr.flush()
+        failure = classify(error, step=question.steps, on_gpu=job.gpus > 0)
+        failure = Failure(**{**failure.to_json(), "message": redacted(failure.message)})
+        log = redacted(tail((directory / LOG_NAME).read_bytes()))
+        return messages.failed(trial, attempt, failure, log, _peak_memory_mb())
+    finally:
+        question.stop()
+
+
+@contextmanager
+def _place(job: Job, trial: int, flags: Any, attempt: int) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """The trial's folder, held by this process alone, and a call that makes it safe."""
+    store = open_store(job.run)
+    if store.path is not None:
+        directory = store.path / "trials" / str(trial)
+        with FolderLock(directory, LOCK_WAIT_S):
+            yield directory, _nothing
+        return
+
+    def still_ours() -> bool:
+        # The driver, and with it this actor, is gone: somebody else may own the trial by now.
+        try:
+            ray.get(flags.last_words.remote(trial, attempt), timeout=30)
+        except ray.exceptions.RayError:
+            return False
+        return True
+
+    scratch = Path(tempfile.gettempdir()) / "thresher-scratch" / job.namespace / f"{trial}-{attempt}"
+    with FolderLock(scratch, LOCK_WAIT_S):
+        mirror = Mirror(store, f"trials/{trial}", scratch, still_ours)
+        mirror.pull()
+        mirror.start()
+        try:
+            yield scratch, lambda: _push(mirror)
+        finally:
+            mirror.stop()
+
+
+def _push(mirror: Mirror) -> None:
+    mirror.push()
+
+
+def _nothing() -> None:
+    """Local files are safe where they are."""
+
+
+def _clean_environment(job: Job) -> None:
+    for name in INHERITED:
+        os.environ.pop(name, None)
+    # Ray sets these from the CPUs that it has granted, which a worker group's driver has not.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+        os.environ[name] = str(job.threads)
+
+
+def _device_name(job: Job) -> str:
+    return "cpu" if job.gpus <= 0 else "cuda"
+
+
+def _by_name(dotted: str) -> Any:
+    module, _, name = dotted.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _write_config(path: Path, run_config: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump(dict(run_config), sort_keys=False, allow_unicode=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+@contextmanager
+def _captured(log: Path, trial: int, attempt: int) -> Iterator[None]:
+    """Everything that the process prints, from Python or from C, goes to the trial's log too late to be lost."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        os.write(
+            1, f"--- trial {trial}, attempt {attempt}, {now}, {platform.node()}:{os.getpid()} ---\n".encode()
+        )
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for target, source in zip((1, 2), kept, strict=True):
+            os.dup2(source, target)
+            os.close(source)
+        os.close(file)
+
+
+def _peak_memory_mb() -> float | None:
+    """Most memory held so far: the device's where there is one, else the process's."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return float(torch.cuda.max_memory_reserved()) / 2**20
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    for line in status.read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return None
