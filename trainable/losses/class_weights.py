@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ def class_weights(
 
     Source: "balanced" is scikit-learn's; "effective" is Cui et al., arXiv 1901.05555.
     """
+    if scheme not in get_args(Scheme):
+        raise ValueError(f"class_weights: scheme must be one of {get_args(Scheme)}, but got {scheme=}")
     counts = pixel_counts.detach().cpu().double()
     present = counts > 0
     if bool((counts < 0).any()) or not bool(present.any()):
@@ -52,11 +54,8 @@ def class_weights(
         weight = 1.0 / share
     elif scheme == "sqrt":
         weight = share.rsqrt()
-    elif scheme == "effective":
-        weight = _effective(counts, present, 1.0 - 1.0 / float(total) if beta is None else beta)
     else:
-        known = "none, balanced, sqrt or effective"
-        raise ValueError(f"class_weights: scheme must be {known}, but got {scheme=}")
+        weight = _effective(counts, present, 1.0 - 1.0 / float(total) if beta is None else beta)
     return torch.where(present, weight, torch.full_like(weight, absent)).float()
 
 

@@ -112,7 +112,7 @@ def modulation(entropy: Tensor, gamma: float | Tensor) -> Tensor:
     >>> modulation(torch.tensor([0.0, 0.6931472]), 2.0).tolist()[1]
     0.25
     """
-    # Below 1 the power has an infinite slope at 0; the clamp has none, and 1e-7 is less than float32 resolves.
+    # Below 1 the power has an infinite slope at 0; the clamp has none, and 1e-7 is under float32's step.
     return (-torch.expm1(-entropy)).clamp_min(1e-7) ** gamma
 
 
