@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from trainable.pseudo_labels.images import fuse_image_labels, select_images, vote_target
+from trainable.pseudo_labels.modes import MODES, Mode, Numbers, State, alone
+from trainable.pseudo_labels.rounds import round_target, select_two_sided, two_sided_thresholds
 from trainable.pseudo_labels.select import (
     confidence,
     mean_probabilities,
@@ -18,14 +21,25 @@ from trainable.pseudo_labels.target import (
 )
 
 __all__ = [
+    "MODES",
     "REJECTED",
+    "Mode",
+    "Numbers",
+    "State",
     "Target",
+    "alone",
     "confidence",
+    "fuse_image_labels",
     "label_accuracy_counts",
     "make_target",
     "mean_probabilities",
     "per_class",
     "pixel_entropy",
+    "round_target",
+    "select_images",
     "select_per_class",
+    "select_two_sided",
     "selection_stats",
+    "two_sided_thresholds",
+    "vote_target",
 ]

@@ -59,7 +59,8 @@ def make_target(
     selected = selected & valid
     stats = selection_stats(label, selected, valid, num_classes)
     if thresholds is not None:
-        stats["threshold"] = thresholds.detach().float()
+        # A copy: the thresholds may be a view of a state that the next step changes in place.
+        stats["threshold"] = thresholds.detach().float().clone()
     kept = selected.float() if weight is None else selected.float() * weight.float()
     rejected = torch.full_like(label, REJECTED, dtype=torch.int64)
     return Target(torch.where(selected, label.long(), rejected), kept.detach(), valid, stats)

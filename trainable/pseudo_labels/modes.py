@@ -1,0 +1,301 @@
+"""Threshold modes: rules for which pixels to keep, some of which learn from the predictions they see.
+
+Every mode has the same two functions, so that any recipe on pixels can use any of them:
+
+    state = MODES[name].init(num_classes, device)
+    target = MODES[name].select(state, probabilities, valid, numbers, sum_over_workers)
+ The state is a dictionary of tensors that stays on the device, is changed in place, and belongs into the
+checkpoint. `numbers` holds what a search may vary; each mode reads its own part of it. The statistics a mode
+learns from pass through `sum_over_workers` first, so that all workers hold one state. A step without a valid
+pixel leaves the state as it was. Everywhere a pixel is kept when its confidence is above the threshold,
+strictly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainable.metrics import count_bins, count_classes
+from trainable.pseudo_labels.select import confidence, per_class, pixel_entropy, select_per_class
+from trainable.pseudo_labels.target import Target, make_target
+
+State = dict[str, Tensor]
+SumOverWorkers = Callable[[Tensor], Tensor]
+Number = float | Tensor
+
+# Confidences crowd towards 1: bins of equal width in -log2(1 - p) tell 0.999 from 0.9999.
+_BINS = 2048
+_OCTAVES = 24.0
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the modes may be told; each value is a number or a tensor on the device.
+
+    Attributes:
+        threshold: of fixed, per_class and linear_ramp, the value of this step, one or one per class; of
+            flexmatch the threshold of the best learned class; of freematch the cap of the global threshold.
+        momentum: share of the old statistics that stays in a step.
+        keep_ratio: of class_ratio, the share of each class's predictions to keep.
+        drop_share: of entropy_pct, the share of the pixels to drop, those of the largest entropy; U2PL lets
+            it fall from 0.2 to 0.
+        num_sigmas: of softmatch, how many standard deviations the weight's width spans.
+    """
+
+    threshold: Number = 0.95
+    momentum: Number = 0.999
+    keep_ratio: Number = 0.5
+    drop_share: Number = 0.2
+    num_sigmas: Number = 2.0
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One threshold mode.
+
+    Attributes:
+        init: makes the state for a number of classes on a device.
+        select: turns probabilities into a target and moves the state on.
+        help: one line for the user.
+    """
+
+    init: Callable[[int, torch.device | str], State]
+    select: Callable[[State, Tensor, Tensor | None, Numbers, SumOverWorkers], Target]
+    help: str
+
+
+def alone(statistics: Tensor) -> Tensor:
+    """Return the statistics of a single worker as they are."""
+    return statistics
+
+
+def _no_state(num_classes: int, device: torch.device | str) -> State:
+    return {}
+
+
+def _select_given(
+    state: State, probabilities: Tensor, valid: Tensor | None, numbers: Numbers, total: SumOverWorkers
+) -> Target:
+    """p > t of the predicted class, with the thresholds as they are handed in."""
+    return select_per_class(probabilities, numbers.threshold, valid)
+
+
+def _init_freematch(num_classes: int, device: torch.device | str) -> State:
+    uniform = torch.full((num_classes,), 1.0 / num_classes, device=device)
+    return {
+        "tau": torch.full((), 1.0 / num_classes, device=device),
+        "probability": uniform.clone(),
+        "histogram": uniform.clone(),
+    }
+
+
+def _select_freematch(
+    state: State, probabilities: Tensor, valid: Tensor | None, numbers: Numbers, total: SumOverWorkers
+) -> Target:
+    """tau = EMA of the mean confidence, tau_c = min(tau, cap) p_c / max p, p = EMA of the mean prediction.
+
+    `histogram`, the EMA of each class's share among the predictions, is what the fairness loss needs.
+
+    Source: FreeMatch (arXiv 2205.07246), over pixels. Differs in that the cap acts where tau is used, not on
+        the stored tau.
+    """
+    value, label = confidence(probabilities)
+    num_classes = probabilities.shape[1]
+    valid = torch.ones_like(label, dtype=torch.bool) if valid is None else valid
+    weight = valid.float()
+    over = [0, *range(2, probabilities.ndim)]
+    per_channel = (probabilities.detach().float() * weight.unsqueeze(1)).sum(over)
+    counts = count_classes(label, valid, num_classes).float()
+    sums = total(torch.cat((weight.sum()[None], (value * weight).sum()[None], per_channel, counts)))
+    mean = sums[1:] / sums[0].clamp_min(1.0)
+    _follow(state["tau"], mean[0], numbers.momentum, sums[0] > 0)
+    _follow(state["probability"], mean[1 : 1 + num_classes], numbers.momentum, sums[0] > 0)
+    _follow(state["histogram"], mean[1 + num_classes :], numbers.momentum, sums[0] > 0)
+    cap = per_class(numbers.threshold, num_classes, value)
+    relative = state["probability"] / state["probability"].max().clamp_min(1e-12)
+    return select_per_class(probabilities, torch.minimum(state["tau"], cap) * relative, valid)
+
+
+def _init_flexmatch(num_classes: int, device: torch.device | str) -> State:
+    # The last entry is the share of pixels that no class has learned yet: all of them.
+    share = torch.zeros(num_classes + 1, device=device)
+    share[num_classes:] = 1.0
+    return {"share": share}
+
+
+def _select_flexmatch(
+    state: State, probabilities: Tensor, valid: Tensor | None, numbers: Numbers, total: SumOverWorkers
+) -> Target:
+    """tau_c = tau s_c / (2 - s_c), s_c = pixels learned as c over the largest count, the unlearned included.
+
+    A pixel is learned when its confidence passes tau itself. The thresholds come from the state before this
+    step. A class without a learned pixel has threshold 0, so everything passes at the start.
+
+    Source: FlexMatch (arXiv 2110.08263). Differs in that an EMA of shares takes the place of a memory of
+        every sample, which pixels are too many for.
+    """
+    value, label = confidence(probabilities)
+    num_classes = probabilities.shape[1]
+    valid = torch.ones_like(label, dtype=torch.bool) if valid is None else valid
+    limits = per_class(numbers.threshold, num_classes, value)
+    learned = state["share"][:num_classes] / state["share"].max().clamp_min(1e-12)
+    target = select_per_class(probabilities, limits * learned / (2.0 - learned), valid)
+    above = count_classes(label, valid & (value > limits[label]), num_classes).float()
+    sums = total(torch.cat((above, valid.sum().float()[None])))
+    below = sums[num_classes:] - sums[:num_classes].sum()
+    share = torch.cat((sums[:num_classes], below)) / sums[num_classes].clamp_min(1.0)
+    _follow(state["share"], share, numbers.momentum, sums[num_classes] > 0)
+    return target
+
+
+def _init_softmatch(num_classes: int, device: torch.device | str) -> State:
+    return {
+        "mean": torch.full((), 1.0 / num_classes, device=device),
+        "variance": torch.ones((), device=device),
+    }
+
+
+def _select_softmatch(
+    state: State, probabilities: Tensor, valid: Tensor | None, numbers: Numbers, total: SumOverWorkers
+) -> Target:
+    """Keep every pixel with weight exp(-min(p - mu, 0)^2 / (2 sigma^2 / n^2)), mu and sigma^2 EMA over pixels.
+
+    The weights tend to saturate at 1 on images; `st/weight` is their sum, to be set against the pixels seen.
+
+    Source: SoftMatch (arXiv 2301.10921), without its uniform alignment.
+    """
+    value, label = confidence(probabilities)
+    valid = torch.ones_like(label, dtype=torch.bool) if valid is None else valid
+    weight = valid.float()
+    # The squares are taken about a value that all workers share, so that float32 does not cancel.
+    about = state["mean"].clone()
+    offset = (value - about) * weight
+    sums = total(torch.stack((weight.sum(), offset.sum(), (offset * offset).sum())))
+    count = sums[0].clamp_min(1.0)
+    mean = sums[1] / count
+    variance = (sums[2] - sums[1] * mean).clamp_min(0.0) / (sums[0] - 1.0).clamp_min(1.0)
+    _follow(state["mean"], about + mean, numbers.momentum, sums[0] > 0)
+    _follow(state["variance"], variance, numbers.momentum, sums[0] > 1)
+    short = (value - state["mean"]).clamp_max(0.0)
+    width = 2.0 * state["variance"].clamp_min(1e-12) / (numbers.num_sigmas * numbers.num_sigmas)
+    soft = (-short * short / width).exp()
+    target = make_target(label, valid, valid, probabilities.shape[1], weight=soft)
+    target.stats["st/weight"] = target.weight.sum()
+    return target
+
+
+def _init_class_ratio(num_classes: int, device: torch.device | str) -> State:
+    return {"histogram": torch.zeros(num_classes, _BINS, device=device)}
+
+
+def _select_class_ratio(
+    state: State, probabilities: Tensor, valid: Tensor | None, numbers: Numbers, total: SumOverWorkers
+) -> Target:
+    """tau_c = the confidence that the share r of the predictions of class c reach, from an EMA of histograms.
+
+    At least the share is kept; by how much more depends on the bin. Momentum 0 takes each batch for itself.
+
+    Source: DST-CBC (arXiv 2004.08514), which ranks the whole unlabeled set once per round.
+    """
+    value, label = confidence(probabilities)
+    num_classes = probabilities.shape[1]
+    valid = torch.ones_like(label, dtype=torch.bool) if valid is None else valid
+    position = _bin_of(value)
+    cell = torch.where(valid, label * _BINS + position, torch.full_like(label, num_classes * _BINS))
+    counts = count_bins(cell, num_classes * _BINS + 1)[:-1].view(num_classes, _BINS)
+    sums = total(counts.float())
+    _follow(state["histogram"], sums, numbers.momentum, sums.sum() > 0)
+    # Entry b: the weight of the class at bin b and above. It falls with b; the last b that still reaches the
+    # share is the cut. float64, because 1 - 0.999 of a count is soon under float32's last place.
+    reaching = state["histogram"].double().flip(1).cumsum(1).flip(1)
+    enough = (reaching >= numbers.keep_ratio * reaching[:, :1]) & (reaching > 0)
+    cut = enough.sum(1) - 1
+    selected = position >= cut[label]
+    limits = 1.0 - torch.exp2(-cut.clamp_min(0).double() * (_OCTAVES / _BINS))
+    return make_target(label, selected, valid, num_classes, thresholds=limits)
+
+
+def _init_corr_global(num_classes: int, device: torch.device | str) -> State:
+    return {"tau": torch.full((), 0.85, device=device)}
+
+
+def _select_corr_global(
+    state: State, probabilities: Tensor, valid: Tensor | None, numbers: Numbers, total: SumOverWorkers
+) -> Target:
+    """tau = EMA, from 0.85, of the mean over the predicted classes of each class's largest confidence.
+
+    Of several workers each contributes its own mean.
+
+    Source: CorrMatch (arXiv 2306.04300).
+    """
+    value, label = confidence(probabilities)
+    num_classes = probabilities.shape[1]
+    valid = torch.ones_like(label, dtype=torch.bool) if valid is None else valid
+    largest = torch.stack([(value * (valid & (label == c))).max() for c in range(num_classes)])
+    present = (largest > 0).float()
+    has_any = (present.sum() > 0).float()
+    sums = total(torch.stack((largest.sum() / present.sum().clamp_min(1.0), has_any)))
+    _follow(state["tau"], sums[0] / sums[1].clamp_min(1.0), numbers.momentum, sums[1] > 0)
+    return select_per_class(probabilities, state["tau"], valid)
+
+
+def _select_entropy_pct(
+    state: State, probabilities: Tensor, valid: Tensor | None, numbers: Numbers, total: SumOverWorkers
+) -> Target:
+    """Keep pixels whose entropy is at most the (1 - drop_share) quantile of the batch, with weight N / N_kept.
+
+    With the weight, a loss that is averaged over all N pixels equals the mean over the kept ones.
+
+    Source: U2PL (arXiv 2203.03884), which drops the pixel at the quantile too, and multiplies the mean over
+        the kept pixels by the weight.
+    """
+    label = probabilities.detach().argmax(1)
+    valid = torch.ones_like(label, dtype=torch.bool) if valid is None else valid
+    entropy = pixel_entropy(probabilities.detach())
+    limit = _masked_quantile(entropy, valid, 1.0 - numbers.drop_share)
+    selected = valid & (entropy <= limit)
+    weight = valid.sum() / selected.sum().clamp_min(1)
+    target = make_target(label, selected, valid, probabilities.shape[1], weight=weight.expand(label.shape))
+    target.stats["st/entropy_limit"] = limit
+    return target
+
+
+MODES: dict[str, Mode] = {
+    "fixed": Mode(_no_state, _select_given, "one threshold on the confidence"),
+    "per_class": Mode(_no_state, _select_given, "one threshold per class"),
+    "linear_ramp": Mode(_no_state, _select_given, "a threshold that moves linearly with the step"),
+    "freematch": Mode(
+        _init_freematch, _select_freematch, "follows the mean confidence, lower for rare classes"
+    ),
+    "flexmatch": Mode(_init_flexmatch, _select_flexmatch, "lower for classes with few confident pixels"),
+    "softmatch": Mode(_init_softmatch, _select_softmatch, "keeps all pixels, weighted by confidence"),
+    "class_ratio": Mode(_init_class_ratio, _select_class_ratio, "keeps the same share of each class"),
+    "corr_global": Mode(_init_corr_global, _select_corr_global, "follows the classes' largest confidences"),
+    "entropy_pct": Mode(_no_state, _select_entropy_pct, "drops the share of pixels of the largest entropy"),
+}
+
+
+def _follow(average: Tensor, value: Tensor, momentum: Number, when: Tensor) -> None:
+    moved = momentum * average + (1.0 - momentum) * value
+    average.copy_(torch.where(when, moved, average))
+
+
+def _bin_of(value: Tensor) -> Tensor:
+    octave = -torch.log2((1.0 - value).clamp_min(2.0**-_OCTAVES))
+    return (octave * (_BINS / _OCTAVES)).long().clamp(0, _BINS - 1)
+
+
+def _masked_quantile(value: Tensor, mask: Tensor, share: Number) -> Tensor:
+    """Quantile of the masked elements with linear interpolation; 0 where there is none."""
+    last = (mask.sum() - 1).clamp_min(0)
+    ordered = torch.where(mask, value, torch.full_like(value, torch.inf)).flatten().sort().values
+    place = last * (torch.zeros_like(value.sum()).double() + share).clamp(0.0, 1.0)
+    low = place.floor().long()
+    high = torch.minimum(low + 1, last)
+    low_value, high_value = ordered.gather(0, low[None])[0], ordered.gather(0, high[None])[0]
+    quantile = torch.lerp(low_value, high_value, (place - low).to(value.dtype))
+    return torch.where(mask.any(), quantile, torch.zeros_like(quantile))
