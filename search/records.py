@@ -6,17 +6,26 @@ is cut anywhere and read again goes on as if it had not been cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from search.events import EVENT_TYPES, SCHEMA, Event
-from search.trial_record import ACTIONS, STATE_OF_ACTION, Decision, Evaluation, TrialRecord, TrialState
+from search.trial_record import (
+    ACTIONS,
+    FINAL_STATES,
+    STATE_OF_ACTION,
+    Decision,
+    Evaluation,
+    TrialRecord,
+    TrialState,
+)
 from trainable.errors import StoreError
 
 __all__ = [
     "ACTIONS",
     "EVENT_TYPES",
+    "FINAL_STATES",
     "SCHEMA",
     "Decision",
     "Evaluation",
@@ -92,24 +101,30 @@ class RunState:
                 best = trial
         return best
 
+    def check(self, event_type: str, payload: Mapping[str, Any]) -> None:
+        """Finds out whether an event of this payload may come next, so that none that may not is ever written.
+
+        Raises:
+            StoreError: it may not: a trial that was never asked, or one asked twice; a value of the wrong kind.
+        """
+        wrong = _what_is_wrong(self, event_type, payload)
+        if wrong is not None:
+            raise StoreError(f"{event_type}: must fit the run, but {wrong}")
+
     def apply(self, event: Event) -> None:
         """Moves the state on by one event.
 
         Raises:
-            StoreError: the event does not follow: a gap or a repeat in `seq`, a trial that was never asked,
-                or one asked twice. The state is then not to be used further.
+            StoreError: the event does not follow: a gap or a repeat in `seq`, or see `check`. The state is then
+                unchanged.
         """
         if event.seq != self.seq + 1:
             raise StoreError(
                 f"event {event.seq} ({event.type}): must follow event {self.seq}, but got seq={event.seq}: "
                 "events are missing; restore the events folder from a copy"
             )
-        try:
-            _APPLY[event.type](self, event, event.payload)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(
-                f"event {event.seq} ({event.type}): must fit the run, but got {type(error).__name__}: {error}"
-            ) from error
+        self.check(event.type, event.payload)
+        _APPLY[event.type](self, event)
         self.seq, self.epoch = event.seq, max(self.epoch, event.epoch)
 
 
@@ -125,142 +140,101 @@ def fold(events: Iterable[Event]) -> RunState:
     return state
 
 
-def _trial(state: RunState, payload: dict[str, Any]) -> TrialRecord:
-    trial = state.trials.get(payload["trial"])
-    if trial is None:
-        raise ValueError(f"trial {payload['trial']} was never asked")
-    return trial
+def _what_is_wrong(state: RunState, event_type: str, payload: Mapping[str, Any]) -> str | None:
+    number = payload.get("trial")
+    if event_type == "run_opened":
+        return "it is open already" if state.run else None
+    if event_type == "asked":
+        if number in state.trials:
+            return f"trial {number} was asked before"
+        if number is None or number < state.next_number:
+            return f"trial numbers rise, and got {number} after {state.next_number - 1}"
+        return None if _numbers(payload.get("coords") or {}) else "coords must be numbers"
+    if number is not None and number not in state.trials:
+        return f"trial {number} was never asked"
+    if event_type == "evaluated":
+        if not _numbers(payload["record"]):
+            return "record must hold numbers"
+        return Decision.what_is_wrong(payload["decision"])
+    if event_type == "ended" and payload["state"] not in FINAL_STATES:
+        return f"state must be one of {', '.join(FINAL_STATES)}, and got {payload['state']!r}"
+    if event_type == "generation" and payload["generation"] < state.generation:
+        return f"generations rise, and got {payload['generation']} after {state.generation}"
+    return None
 
 
-def _run_opened(state: RunState, event: Event, payload: dict[str, Any]) -> None:
-    if state.run:
-        raise ValueError("a run is opened once")
-    state.run = {**payload, "opened_at": event.time}
-    state.generation = payload.get("generation", 0)
-    state.spaces[state.generation] = payload
+def _numbers(values: Mapping[str, Any]) -> bool:
+    return {type(value) for value in values.values()} <= {float, int, type(None)}
 
 
-def _asked(state: RunState, event: Event, payload: dict[str, Any]) -> None:
-    number = payload["trial"]
-    if number in state.trials:
-        raise ValueError(f"trial {number} is asked once")
-    if number < state.next_number:
-        raise ValueError(f"trial numbers rise, but got {number} after {state.next_number - 1}")
-    state.trials[number] = TrialRecord(
-        number=number,
-        source=payload["source"],
-        params=payload["params"],
-        config=payload["config"],
-        coords=payload.get("coords") or {},
-        parent=payload.get("parent"),
-        generation=payload.get("generation", state.generation),
-        bracket=payload.get("bracket", 0),
-        seed=payload.get("seed"),
-        sampler=payload.get("sampler"),
-        asked_at=event.time,
-    )
-    state.next_number = number + 1
+def _run_opened(state: RunState, event: Event) -> None:
+    state.run = {**event.payload, "opened_at": event.time}
+    state.generation = event.payload.get("generation", 0)
+    state.spaces[state.generation] = event.payload
 
 
-def _started(state: RunState, event: Event, payload: dict[str, Any]) -> None:
-    trial = _trial(state, payload)
-    if trial.ended:
-        # Started again on request: how it ended no longer holds, its rows do.
-        trial.stop_reason = trial.error = trial.ended_at = trial.verdict = None
-        trial.told_state = trial.told_value = None
-    trial.state, trial.pause_reason = TrialState.RUNNING, None
-    trial.attempts = max(trial.attempts, payload["attempt"])
-    trial.started_at = trial.started_at or event.time
-    trial.node, trial.pid, trial.device = payload.get("node"), payload.get("pid"), payload.get("device")
-    state.closed = None
+def _asked(state: RunState, event: Event) -> None:
+    trial = TrialRecord.asked(event, state.generation)
+    state.trials[trial.number] = trial
+    state.next_number = trial.number + 1
 
 
-def _evaluated(state: RunState, event: Event, payload: dict[str, Any]) -> None:
-    trial = _trial(state, payload)
-    step = payload["step"]
-    if step in trial._rows:
-        return  # The first row of a step stands; a redone one is only in the log.
-    row = Evaluation(
-        attempt=payload["attempt"],
-        step=step,
-        time_s=payload.get("time_s"),
-        objective=payload.get("objective"),
-        record=payload["record"],
-        decision=Decision.from_json(payload["decision"]),
-        nonfinite=payload.get("nonfinite", {}),
-        seq=event.seq,
-    )
-    trial._rows[step] = len(trial.evaluations)
-    trial.evaluations.append(row)
-    if row.time_s is not None:
-        trial.time_s = max(trial.time_s, row.time_s)
-    if row.objective is not None and state.better(row.objective, trial.best_value):
-        trial.best_value, trial.best_step, trial.best_record = row.objective, step, row.record
-    if step >= trial.step:
-        trial.step, trial.last_record = step, row.record
-    decision = row.decision
-    if decision.milestone is not None:
-        rung = state.rungs.setdefault((trial.generation, trial.bracket, decision.milestone), {})
+def _started(state: RunState, event: Event) -> None:
+    state.trials[event.payload["trial"]].start(event)
+
+
+def _evaluated(state: RunState, event: Event) -> None:
+    trial = state.trials[event.payload["trial"]]
+    row = trial.evaluate(event, state.better)
+    if row is not None and row.decision.milestone is not None:
+        rung = state.rungs.setdefault((trial.generation, trial.bracket, row.decision.milestone), {})
         rung.setdefault(trial.number, trial.best_value)
-        if decision.rung is not None:
-            trial.rung = decision.rung if trial.rung is None else max(trial.rung, decision.rung)
-    if decision.ends and trial.verdict is None and not trial.ended:
-        trial.verdict = decision
 
 
-def _paused(state: RunState, event: Event, payload: dict[str, Any]) -> None:
-    trial = _trial(state, payload)
-    if not trial.ended and payload.get("attempt", trial.attempts) >= trial.attempts:
-        trial.state, trial.pause_reason = TrialState.PAUSED, payload.get("reason")
+def _paused(state: RunState, event: Event) -> None:
+    state.trials[event.payload["trial"]].pause(event)
 
 
-def _ended(state: RunState, event: Event, payload: dict[str, Any]) -> None:
-    trial = _trial(state, payload)
-    if trial.ended:
-        return  # A trial ends once: what was said first stands.
-    to = TrialState(payload["state"])
-    if not to.ended:
-        raise ValueError(f"ended needs a final state, but got state={payload['state']}")
-    trial.state, trial.ended_at = to, event.time
-    trial.stop_reason, trial.error = payload.get("stop_reason"), payload.get("error")
-    trial.time_s = max(trial.time_s, payload.get("time_s") or 0.0)
-    trial.gpu_seconds, trial.peak_memory_mb = payload.get("gpu_seconds"), payload.get("peak_memory_mb")
-    trial.health.update(payload.get("health") or {})
+def _ended(state: RunState, event: Event) -> None:
+    state.trials[event.payload["trial"]].end(event)
 
 
-def _told(state: RunState, event: Event, payload: dict[str, Any]) -> None:
-    trial = _trial(state, payload)
-    trial.told_state, trial.told_value = payload["state"], payload.get("value")
+def _told(state: RunState, event: Event) -> None:
+    trial = state.trials[event.payload["trial"]]
+    trial.told_state, trial.told_value = event.payload["state"], event.payload.get("value")
 
 
-def _deleted(state: RunState, event: Event, payload: dict[str, Any]) -> None:
-    what = payload.get("what")
-    _trial(state, payload).deleted.extend(what if isinstance(what, list) else [] if what is None else [what])
+def _deleted(state: RunState, event: Event) -> None:
+    what = event.payload.get("what")
+    gone = what if isinstance(what, list) else [] if what is None else [what]
+    state.trials[event.payload["trial"]].deleted.extend(str(item) for item in gone)
 
 
-def _resumed(state: RunState, event: Event, payload: dict[str, Any]) -> None:
+def _resumed(state: RunState, event: Event) -> None:
     for trial in state.trials.values():
         if trial.state is TrialState.RUNNING:
             # Whoever ran it is gone.
             trial.state, trial.pause_reason = TrialState.PAUSED, "interrupted"
     state.resumes += 1
     state.closed = None
-    state.settings.update(payload.get("set") or {})
-    if payload.get("total") is not None:
-        state.total = payload["total"]
+    state.settings.update(event.payload.get("set") or {})
+    if event.payload.get("total") is not None:
+        state.total = event.payload["total"]
 
 
-def _generation(state: RunState, event: Event, payload: dict[str, Any]) -> None:
-    state.generation = payload["generation"]
-    state.spaces[state.generation] = payload
-    state.incompatible = set(payload.get("incompatible", ()))
+def _generation(state: RunState, event: Event) -> None:
+    state.generation = event.payload["generation"]
+    state.spaces[state.generation] = event.payload
+    state.incompatible = {
+        number for number in event.payload.get("incompatible", ()) if isinstance(number, int)
+    }
 
 
-def _closed(state: RunState, event: Event, payload: dict[str, Any]) -> None:
-    state.closed = payload
+def _closed(state: RunState, event: Event) -> None:
+    state.closed = event.payload
 
 
-_APPLY = {
+_APPLY: dict[str, Callable[[RunState, Event], None]] = {
     "run_opened": _run_opened,
     "asked": _asked,
     "started": _started,

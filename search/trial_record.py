@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from search.events import Event
 from trainable.errors import StoreError
 
 
@@ -28,11 +29,20 @@ class TrialState(StrEnum):
         return self not in (TrialState.PENDING, TrialState.RUNNING, TrialState.PAUSED)
 
 
+FINAL_STATES = tuple(str(state) for state in TrialState if state.ended)
 ACTIONS = ("continue", "prune", "complete", "stop")
 STATE_OF_ACTION = {
     "prune": TrialState.PRUNED,
     "complete": TrialState.COMPLETE,
     "stop": TrialState.STOPPED,
+}
+
+
+_DECISION_KINDS: dict[str, tuple[type, ...]] = {
+    "rung": (int, type(None)),
+    "milestone": (int, type(None)),
+    "cutoff": (int, float, type(None)),
+    "reason": (str, type(None)),
 }
 
 
@@ -74,13 +84,23 @@ class Decision:
         """Reads a decision back; the inverse of `to_json`.
 
         Raises:
-            StoreError: the action is not one of `ACTIONS`.
+            StoreError: it is not a decision.
         """
-        action = found.get("action", "continue")
-        if action not in ACTIONS:
-            raise StoreError(f"evaluated: action must be one of {', '.join(ACTIONS)}, but got {action=}")
+        wrong = cls.what_is_wrong(found)
+        if wrong is not None:
+            raise StoreError(f"evaluated: {wrong}")
         rung, milestone, cutoff = found.get("rung"), found.get("milestone"), found.get("cutoff")
-        return cls(action, rung, milestone, cutoff, found.get("reason"))
+        return cls(found.get("action", "continue"), rung, milestone, cutoff, found.get("reason"))
+
+    @staticmethod
+    def what_is_wrong(found: Mapping[str, Any]) -> str | None:
+        """Says why a piece of JSON is no decision, or None."""
+        if found.get("action", "continue") not in ACTIONS:
+            return f"action must be one of {', '.join(ACTIONS)}, and got {found.get('action')!r}"
+        for name, kinds in _DECISION_KINDS.items():
+            if type(found.get(name)) not in kinds:
+                return f"decision's {name} has the wrong type, {found[name]!r:.40}"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,3 +191,79 @@ class TrialRecord:
         """The row that stands for a step, or None."""
         index = self._rows.get(step)
         return None if index is None else self.evaluations[index]
+
+    @classmethod
+    def asked(cls, event: Event, generation: int) -> TrialRecord:
+        """A trial at its beginning; `generation` holds where the event names none."""
+        payload = event.payload
+        return cls(
+            number=payload["trial"],
+            source=payload["source"],
+            params=payload["params"],
+            config=payload["config"],
+            coords=payload.get("coords") or {},
+            parent=payload.get("parent"),
+            generation=payload.get("generation", generation),
+            bracket=payload.get("bracket", 0),
+            seed=payload.get("seed"),
+            sampler=payload.get("sampler"),
+            asked_at=event.time,
+        )
+
+    def start(self, event: Event) -> None:
+        """Folds in a `started`."""
+        if self.ended:
+            # Started again on request: how it ended no longer holds, its rows do.
+            self.stop_reason = self.error = self.ended_at = self.verdict = None
+            self.told_state = self.told_value = None
+        payload = event.payload
+        self.state, self.pause_reason = TrialState.RUNNING, None
+        self.attempts = max(self.attempts, payload["attempt"])
+        self.started_at = self.started_at or event.time
+        self.node, self.pid, self.device = payload.get("node"), payload.get("pid"), payload.get("device")
+
+    def evaluate(self, event: Event, better: Callable[[float, float | None], bool]) -> Evaluation | None:
+        """Folds in an `evaluated`; returns its row, or None when its step has one already."""
+        payload = event.payload
+        step = payload["step"]
+        if step in self._rows:
+            return None
+        row = Evaluation(
+            attempt=payload["attempt"],
+            step=step,
+            time_s=payload.get("time_s"),
+            objective=payload.get("objective"),
+            record=payload["record"],
+            decision=Decision.from_json(payload["decision"]),
+            nonfinite=payload.get("nonfinite", {}),
+            seq=event.seq,
+        )
+        self._rows[step] = len(self.evaluations)
+        self.evaluations.append(row)
+        if row.time_s is not None:
+            self.time_s = max(self.time_s, row.time_s)
+        if row.objective is not None and better(row.objective, self.best_value):
+            self.best_value, self.best_step, self.best_record = row.objective, step, row.record
+        if step >= self.step:
+            self.step, self.last_record = step, row.record
+        if row.decision.rung is not None:
+            self.rung = max(row.decision.rung, -1 if self.rung is None else self.rung)
+        if row.decision.ends and self.verdict is None and not self.ended:
+            self.verdict = row.decision
+        return row
+
+    def pause(self, event: Event) -> None:
+        """Folds in a `paused`; one of an earlier attempt changes nothing."""
+        if not self.ended and event.payload.get("attempt", self.attempts) >= self.attempts:
+            self.state, self.pause_reason = TrialState.PAUSED, event.payload.get("reason")
+
+    def end(self, event: Event) -> None:
+        """Folds in an `ended`; a trial ends once, so what was said first stands."""
+        if self.ended:
+            return
+        payload = event.payload
+        self.state, self.ended_at, self.pause_reason = TrialState(payload["state"]), event.time, None
+        self.stop_reason, self.error = payload.get("stop_reason"), payload.get("error")
+        self.time_s = max(self.time_s, payload.get("time_s") or 0.0)
+        self.gpu_seconds, self.peak_memory_mb = payload.get("gpu_seconds"), payload.get("peak_memory_mb")
+        self.health.update(payload.get("health") or {})
