@@ -1,4 +1,8 @@
-"""The training system: data, networks, recipes and one loop. Runs without Ray and without `search`."""
+"""The training system: one loop for every recipe. Runs without Ray and without `search`.
+
+`from trainable import train` runs one configuration. It is loaded on first use, because torch takes seconds to import
+and most commands do not need it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,6 @@ __all__ = ["train"]
 
 
 def __getattr__(name: str) -> Any:
-    """`train` is loaded when it is asked for: a command that needs no torch starts without it."""
     if name == "train":
         return importlib.import_module("trainable.loop").train
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"module 'trainable' has no attribute {name!r}")

@@ -1,0 +1,55 @@
+"""Small data sets in memory: colored blocks whose color tells the class, with noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from trainable.data.dataset import Dataset
+from trainable.data.loaders import U8
+
+COLORS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [200, 200, 60]])
+
+
+class Blocks:
+    """Images of constant blocks, by position; the same for the same seed."""
+
+    def __init__(self, shapes: Sequence[tuple[int, int]], num_classes: int, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.masks: list[U8] = []
+        self.images: list[U8] = []
+        self.read: list[int] = []
+        for height, width in shapes:
+            coarse = rng.integers(0, num_classes, (4, 4))
+            mask = np.kron(coarse, np.ones((height // 4, width // 4))).astype(np.uint8)
+            noisy = COLORS[mask] + rng.normal(0, 25, (*mask.shape, 3))
+            self.masks.append(mask)
+            self.images.append(np.clip(noisy, 0, 255).astype(np.uint8))
+
+    def image(self, index: int) -> U8:
+        return self.images[index]
+
+    def mask(self, index: int) -> U8:
+        self.read.append(index)
+        return self.masks[index]
+
+
+def blocks_dataset(
+    labeled: int = 6, unlabeled: int = 10, val: int = 4, size: int = 64, num_classes: int = 3, seed: int = 0
+) -> Dataset:
+    """A data set of blocks, all of one size."""
+    total = labeled + unlabeled + val
+    source = Blocks([(size, size)] * total, num_classes, seed)
+    names = tuple("abcd"[:num_classes])
+    pixels = [int(sum((source.masks[i] == c).sum() for i in range(labeled))) for c in range(num_classes)]
+    colors = [tuple(int(v) for v in COLORS[c]) for c in range(num_classes)]
+    manifest: Any = SimpleNamespace(class_names=names, class_colors=colors, data_hash="blocks")
+    first_val = labeled + unlabeled
+    splits = {
+        "labeled": list(range(labeled)), "unlabeled": list(range(labeled, first_val)),
+        "val": list(range(first_val, total)), "test": [],
+    }  # fmt: skip
+    return Dataset(manifest, source, [(size, size)] * total, splits, tuple(pixels))

@@ -1,0 +1,198 @@
+"""The loop: exact resume, two optimizers and two phases, endings, and no wait for the device in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import trainable.session
+from tests.support.images import blocks_dataset
+from tests.support.no_sync import no_host_sync
+from tests.support.two_phase import TwoPhase
+from trainable import train
+from trainable.checkpoint import load_best, load_last
+from trainable.config import RunConfig
+from trainable.data.dataset import Dataset
+from trainable.recipes import RECIPES
+from trainable.state import Outcome, Report
+
+TINY = {
+    "steps": 12, "eval_every_steps": 4, "batch_size": 2, "crop_size": 32, "patience": 0, "encoder_weights": None,
+    "architecture": "deeplabv3plus", "encoder": "tu-test_resnet", "optimizer": {"lr": 0.02, "warmup_steps": 2},
+}  # fmt: skip
+PIXEL = TINY | {"scale_min": 32, "scale_max": 64, "scale_every_steps": 3, "st": {"start_step": 3}, "threshold": 0.34}
+
+
+@pytest.fixture(autouse=True)
+def small_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(trainable.session, "open_dataset", lambda cfg, base: blocks_dataset())
+    monkeypatch.setitem(RECIPES, "two_phase", TwoPhase)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def configured(recipe: str, **train_values: Any) -> RunConfig:
+    base = TINY if recipe == "two_phase" else PIXEL
+    return RunConfig(name="t", recipe=recipe, data={"root": "."}, train=base | train_values, seed=3)  # type: ignore[arg-type]
+
+
+class StopAfter:
+    """Asks to stop at the n-th question."""
+
+    def __init__(self, questions: int) -> None:
+        self.left = questions
+
+    def __call__(self) -> str | None:
+        self.left -= 1
+        return "stop" if self.left < 0 else None
+
+
+def run_whole(recipe: str, folder: Path, **values: Any) -> tuple[Outcome, list[Report]]:
+    reports: list[Report] = []
+    return train(configured(recipe, **values), folder, report=reports.append), reports
+
+
+def curve(reports: list[Report]) -> dict[int, dict[str, float | None]]:
+    return {r.step: r.record for r in reports}
+
+
+@pytest.mark.parametrize("recipe", ["two_phase", "per_class", "supervised"])
+@pytest.mark.parametrize("questions", [5, 14])
+def test_resume_equals_unbroken_run_bit_for_bit(recipe: str, questions: int, tmp_path: Path) -> None:
+    outcome, whole = run_whole(recipe, tmp_path / "whole")
+    assert outcome.state == "COMPLETE" and outcome.step == 12
+    reports: list[Report] = []
+    states = []
+    for _ in range(20):
+        ended = train(
+            configured(recipe), tmp_path / "broken", report=reports.append, should_stop=StopAfter(questions)
+        )
+        states.append(ended.state)
+        if ended.state == "COMPLETE":
+            break
+    assert states[0] == "PAUSED" and states[-1] == "COMPLETE"
+    assert curve(reports) == curve(whole)
+    one, _ = load_last(tmp_path / "whole")
+    two, _ = load_last(tmp_path / "broken")
+    assert one is not None and two is not None
+    for net, weights in one.nets.items():
+        for name, tensor in weights.items():
+            assert torch.equal(tensor, two.nets[net][name]), f"{net}.{name}"
+    assert one.loop["best_value"] == two.loop["best_value"] and one.loop["recipe"] == two.loop["recipe"]
+    for name, tensor in load_best(tmp_path / "whole")[1].items():
+        assert torch.equal(tensor, load_best(tmp_path / "broken")[1][name])
+
+
+def test_a_kill_after_the_report_and_before_the_checkpoint_redoes_one_interval_equally(tmp_path: Path) -> None:
+    _, whole = run_whole("per_class", tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def die(report: Report) -> None:
+        reports.append(report)
+        if report.step == 8:
+            raise Killed
+
+    reports: list[Report] = []
+    with pytest.raises(Killed):
+        train(configured("per_class"), tmp_path / "broken", report=die)
+    again: list[Report] = []
+    train(configured("per_class"), tmp_path / "broken", report=again.append)
+    assert [r.step for r in again] == [8, 12]
+    assert curve(reports + again) == curve(whole) and again[0].record == reports[-1].record
+
+
+def test_phases_begin_once_and_write_targets_that_a_resume_reads(tmp_path: Path) -> None:
+    train(configured("two_phase"), tmp_path, should_stop=StopAfter(14))
+    train(configured("two_phase"), tmp_path)
+    snapshot, _ = load_last(tmp_path)
+    assert snapshot is not None
+    assert snapshot.loop["recipe"]["began/first"] == snapshot.loop["recipe"]["began/second"] == 1
+    assert snapshot.loop["recipe"]["lr_scale/net"] == pytest.approx(0.9**3)
+    assert snapshot.device_state["calls"].item() == 12
+    assert (tmp_path / "targets" / "phase-1.npz").exists()
+
+
+def test_a_minimized_objective_keeps_the_lowest(tmp_path: Path) -> None:
+    outcome, reports = run_whole("two_phase", tmp_path)
+    assert outcome.best_value == min(r.objective for r in reports if r.objective is not None)
+
+
+def test_patience_stops_and_says_so(tmp_path: Path) -> None:
+    outcome, reports = run_whole("supervised", tmp_path, patience=1, optimizer={"lr": 0.0, "warmup_steps": 0})
+    assert (outcome.state, outcome.stop_reason) == ("STOPPED", "patience")
+    assert outcome.step < 12
+
+
+def test_patience_may_only_warn(tmp_path: Path) -> None:
+    outcome, _ = run_whole(
+        "supervised", tmp_path, patience=1, patience_action="warn", optimizer={"lr": 0.0, "warmup_steps": 0}
+    )
+    assert outcome.state == "COMPLETE"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_best(tmp_path: Path) -> None:
+    exploding = {"lr": 10.0, "warmup_steps": 0, "weight_decay": 1.0}
+    outcome, _ = run_whole("supervised", tmp_path, optimizer=exploding, grad_clip=0, steps=60)
+    assert outcome.state == "DIVERGED"
+    assert outcome.error is not None and "loss/sup" in outcome.error and "lr=" in outcome.error
+    assert outcome.step < 60
+
+
+def test_self_training_that_selects_nothing_is_stopped_with_the_threshold_named(tmp_path: Path) -> None:
+    messages: list[str] = []
+    outcome = train(
+        configured("per_class", threshold=0.999999, health={"st_inactive_evals": 2}), tmp_path,
+        observer=lambda progress: messages.append(progress.message),
+    )  # fmt: skip
+    assert (outcome.state, outcome.stop_reason) == ("STOPPED", "st_inactive")
+    assert outcome.health["st_inactive"] == 8
+    assert any("threshold.a=0.999999" in m for m in messages)
+
+
+@pytest.mark.parametrize("recipe", ["two_phase", "per_class", "supervised"])
+def test_no_step_waits_for_the_device(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = RECIPES[recipe]
+    inner = kind.step
+    steps = []
+
+    def watched(self: Any, *args: Any) -> Any:
+        steps.append(1)
+        with no_host_sync():
+            return inner(self, *args)
+
+    monkeypatch.setattr(kind, "step", watched)
+    run_whole(recipe, tmp_path, steps=6)
+    assert len(steps) == 6
+
+
+def test_training_never_reads_the_mask_of_an_unlabeled_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Dataset] = []
+
+    def remember(cfg: Any, base: Any) -> Dataset:
+        opened.append(blocks_dataset())
+        return opened[-1]
+
+    monkeypatch.setattr(trainable.session, "open_dataset", remember)
+    run_whole("per_class", tmp_path)
+    read = set(opened[0].source.read)  # type: ignore[attr-defined]
+    assert read and not read & set(opened[0].splits["unlabeled"])
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_with_both_values(tmp_path: Path) -> None:
+    run_whole("supervised", tmp_path)
+    with pytest.raises(Exception, match=r"train\.batch_size is 2 there and 4 here"):
+        train(configured("supervised", batch_size=4), tmp_path)
+
+
+def test_per_class_learns_the_blocks(tmp_path: Path) -> None:
+    outcome, _ = run_whole("per_class", tmp_path, steps=60, eval_every_steps=20, batch_size=4, loss={"class_weights": "none"},
+                           ema_decay=0.8, optimizer={"lr": 0.05, "warmup_steps": 5, "head_lr_mult": 1.0})  # fmt: skip
+    assert outcome.best_value is not None and outcome.best_value > 0.6

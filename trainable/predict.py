@@ -1,0 +1,99 @@
+"""Masks for a folder of images, from the best model of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from trainable.checkpoint import load_best
+from trainable.config import RunConfig, resolve
+from trainable.data.images import SUFFIXES, read_image
+from trainable.data.loaders import U8
+from trainable.errors import DataError, Fault
+from trainable.evaluation import padded
+from trainable.models import STRIDE
+from trainable.recipes import get_recipe
+from trainable.recipes.interface import Recipe
+from trainable.task import Task
+
+
+@dataclass
+class Predictor:
+    """A trained model, ready for images of any size.
+
+    Attributes:
+        recipe: what it was trained by. nets: the evaluated network by name. colors: of the classes.
+        step: where the model was the best. value: its objective there. device: where it computes.
+    """
+
+    recipe: Recipe[Any]
+    nets: dict[str, torch.nn.Module]
+    colors: list[tuple[int, ...]]
+    step: int
+    value: float
+    device: torch.device
+
+    @torch.no_grad()
+    def probabilities(self, image: U8) -> torch.Tensor:
+        """Class probabilities, float32[C, H, W]; image: uint8[H, W, 3]."""
+        batch = padded([image], STRIDE).to(self.device)
+        found = self.recipe.probabilities(self.nets, batch)[0]
+        return found[(slice(None), *(slice(0, n) for n in image.shape[:-1]))].cpu()
+
+    def mask(self, image: U8) -> U8:
+        """The most likely class of every pixel, uint8[H, W]."""
+        return self.probabilities(image).argmax(0).to(torch.uint8).numpy()
+
+
+def load_predictor(directory: Path, device: str | torch.device = "cpu") -> Predictor:
+    """The best model in a trial's folder.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    best, weights = load_best(directory)
+    run = RunConfig.model_validate(best.model["run"])
+    kind = get_recipe(run.recipe)
+    task = Task(**{k: tuple(v) if isinstance(v, list) else v for k, v in best.model["task"].items()})
+    train = best.model["train"] | {"encoder_weights": None, "init_from": None}
+    recipe = kind(resolve(kind.config, train=train, class_names=task.class_names), task)
+    recipe.use_device_state(recipe.device_state())
+    net = recipe.build()[recipe.evaluated]
+    net.load_state_dict(weights)
+    where = torch.device(device)
+    net.to(where).eval()
+    colors = [tuple(c) for c in best.model["class_colors"]]
+    return Predictor(recipe, {recipe.evaluated: net}, colors, best.step, best.value, where)
+
+
+def predict_folder(predictor: Predictor, images: Path, output: Path) -> Iterator[Path]:
+    """Write one palette PNG per image: pixel value = class id, colors = the data's.
+
+    Args:
+        predictor: the model. images: a folder, searched to its depth. output: where the masks go, under the same
+        relative names.
+
+    Yields:
+        each written file.
+
+    Raises:
+        DataError: there are no images, or one cannot be read.
+    """
+    found = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise DataError([Fault(str(images), "must hold images (PNG, JPEG, TIFF, WebP, NPY), but there are none")])
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(predictor.colors)] = predictor.colors
+    for path in found:
+        made = Image.fromarray(predictor.mask(read_image(path)), mode="P")
+        made.putpalette(palette.tobytes())
+        target = output / path.relative_to(images).with_suffix(".png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made.save(target)
+        yield target
