@@ -45,7 +45,7 @@ def select_images(
 def vote_target(
     head_logits: Tensor, mean_weight: float | Tensor = 5.0, valid: Tensor | None = None
 ) -> Target:
-    """Label each pixel with the class that most heads name; the sum of their logits votes `mean_weight` times.
+    """Label each pixel with the class that most heads name; their sum votes `mean_weight` times.
 
     `argmax_c (mean_weight * 1[c = argmax sum_k z_k] + sum_k 1[c = argmax z_k])`; the smaller class number
     wins a tie. Every pixel is kept.

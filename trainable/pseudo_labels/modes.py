@@ -162,7 +162,7 @@ def _init_softmatch(num_classes: int, device: torch.device | str) -> State:
 def _select_softmatch(
     state: State, probabilities: Tensor, valid: Tensor | None, numbers: Numbers, total: SumOverWorkers
 ) -> Target:
-    """Keep every pixel with weight exp(-min(p - mu, 0)^2 / (2 sigma^2 / n^2)), mu and sigma^2 EMA over pixels.
+    """Keep every pixel with weight exp(-min(p - mu, 0)^2 / (2 sigma^2 / n^2)), mu, sigma^2 EMA over pixels.
 
     The weights tend to saturate at 1 on images; `st/weight` is their sum, to be set against the pixels seen.
 
@@ -246,7 +246,7 @@ def _select_corr_global(
 def _select_entropy_pct(
     state: State, probabilities: Tensor, valid: Tensor | None, numbers: Numbers, total: SumOverWorkers
 ) -> Target:
-    """Keep pixels whose entropy is at most the (1 - drop_share) quantile of the batch, with weight N / N_kept.
+    """Keep pixels of an entropy at most the batch's (1 - drop_share) quantile, with weight N / N_kept.
 
     With the weight, a loss that is averaged over all N pixels equals the mean over the kept ones.
 
