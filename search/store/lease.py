@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from search.events import utc
 from search.store.clock import Clock
@@ -147,6 +147,18 @@ class Lease:
             LeaseLostError: another process has taken it over.
         """
         self._guard(self._file.check)
+
+    def lose(self, how: str) -> NoReturn:
+        """Notes that the run is no longer ours, where that was seen elsewhere than in the lease.
+
+        Raises:
+            LeaseLostError: always.
+        """
+        with self._lock:
+            self._lost = self._lost or how
+            _held_here.discard(self._mine.token)
+        self.check()
+        raise AssertionError("unreachable: a lost lease does not pass its check")
 
     def renew(self) -> None:
         """Says again that the run is ours.
