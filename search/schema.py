@@ -92,6 +92,7 @@ class SearchConfig(Section):
         keep: which checkpoints stay.
         budget: GPU hours in place of `trials`.
         retries: how often a crashed trial starts again from its last checkpoint.
+        hang_s: seconds without a training step after which a trial is ended and counts as crashed.
     """
 
     trials: Whole = Field(64, ge=1, le=MANY_TRIALS)
@@ -105,6 +106,7 @@ class SearchConfig(Section):
     keep: KeepConfig = KeepConfig()
     budget: BudgetConfig | None = None
     retries: Whole = Field(2, ge=0, le=100)
+    hang_s: Number = Field(1800.0, ge=1.0)
 
     @model_validator(mode="before")
     @classmethod
