@@ -1,7 +1,7 @@
 """What a trial tells the driver: small flat dictionaries, so that Tune carries little and we keep the rest.
 
-`started` comes first, then one `evaluated` per evaluation, then exactly one `outcome` or `failed`. A process that
-dies says nothing more. Each carries the trial's own number and which start of it speaks.
+`started` comes first, then one `evaluated` per evaluation, then exactly one `outcome`, `failed` or `left`. A
+process that dies says nothing more. Each carries the trial's own number and which start of it speaks.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from search.failure import Failure
 from trainable.state import Outcome, Report
 
-STARTED, EVALUATED, OUTCOME, FAILED = "started", "evaluated", "outcome", "failed"
-LAST = frozenset({OUTCOME, FAILED})
+STARTED, EVALUATED, OUTCOME, FAILED, LEFT = "started", "evaluated", "outcome", "failed", "left"
+LAST = frozenset({OUTCOME, FAILED, LEFT})
 
 
 def started(trial: int, attempt: int, *, node: str, pid: int, device: str) -> dict[str, Any]:
@@ -53,6 +53,11 @@ def outcome(trial: int, attempt: int, found: Outcome, gpus: float) -> dict[str, 
     """
     payload = {**asdict(found), "gpu_seconds": gpus * found.time_s}
     return {"kind": OUTCOME, "trial": trial, "attempt": attempt, "payload": json.dumps(payload)}
+
+
+def left(trial: int, attempt: int, reason: str) -> dict[str, Any]:
+    """An attempt that was told to leave before its training was called."""
+    return {"kind": LEFT, "trial": trial, "attempt": attempt, "payload": json.dumps({"reason": reason})}
 
 
 def failed(

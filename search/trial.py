@@ -106,6 +106,11 @@ def _attempt(
         question.refresh()
 
     question.start()
+    question.refresh()
+    if question.reason is not None:
+        # Told to leave before it began: no weights are loaded for that.
+        question.stop()
+        return messages.left(trial, attempt, question.reason)
     try:
         _write_config(directory / "config.yaml", run_config)
         fit: Callable[..., Outcome] = _by_name(job.fit)

@@ -1,0 +1,215 @@
+"""What asks a run to end, gathered in one place: signals, the stop file, the clock, and the search itself.
+
+Everything here only raises flags. Trials leave by themselves; one that has not left in time is handed to `kill`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Protocol
+
+from trainable.errors import StoreError
+
+STOP_FILE = "control/stop"
+LEAVE_WITHIN_S = 60.0
+NOTICE_VARIABLE = "THRESHER_NOTICE_S"
+_TICK_S = 0.2
+_FILE_EVERY_S = 2.0
+_SAME_S = 0.3
+"""A second signal within this time is the same key press, passed on by whatever started us."""
+_SIGNALS = {"SIGINT": "interrupt", "SIGBREAK": "interrupt", "SIGTERM": "sigterm", "SIGHUP": "sigterm"}
+EXIT_CODES = {"interrupt": 130, "sigterm": 143, "failing_rung": 3}
+"""Exit code of a run that ended for this reason, whatever its trials came to."""
+
+
+class StopNow(BaseException):
+    """The user asked twice: no waiting for trials. Not an `Exception`, so that nothing on the way swallows it."""
+
+
+class StopFiles(Protocol):
+    """The part of a store that the stop file needs."""
+
+    def exists(self, name: str) -> bool:
+        """Tells whether a file is there."""
+
+    def read_bytes(self, name: str) -> bytes:
+        """Reads a file."""
+
+    def delete(self, name: str) -> None:
+        """Removes a file."""
+
+
+class Control:
+    """Why the run, or one of its trials, is to end.
+
+    Args:
+        files: where the stop file may appear.
+        raise_flag: tells trials; called with a trial's number and a reason, or None for all of them.
+        kill: ends a trial's process; called for one that has not left in time.
+        running: numbers of the trials that now run.
+        say: a line for the user.
+        max_hours: hours after which the run ends.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        files: StopFiles,
+        *,
+        raise_flag: Callable[[int | None, str], None],
+        kill: Callable[[int], None],
+        running: Callable[[], set[int]],
+        say: Callable[[str], None],
+        max_hours: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._files, self._raise_flag, self._kill, self._running = files, raise_flag, kill, running
+        self._say, self._clock = say, clock
+        self._ends_at = None if max_hours is None else clock() + 3600 * max_hours
+        self._signals: list[str] = []
+        self._signal_at: dict[str, float] = {}
+        self._killed: set[int] = set()
+        self._asked: dict[int, tuple[str, float]] = {}
+        self._reason: str | None = None
+        self._deadline: float | None = None
+        self._file_at = clock()
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="control", daemon=True)
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run is to end: interrupt, sigterm, stop, max_hours, failing_rung; None while it goes on."""
+        return self._reason or (self._signals[0] if self._signals else None)
+
+    def asked_of(self, trial: int) -> str | None:
+        """Why this trial alone was told to leave."""
+        found = self._asked.get(trial)
+        return found[0] if found else None
+
+    def stop_run(self, reason: str, words: str) -> None:
+        """Tells every trial to write its checkpoint and leave; the first reason stands."""
+        with self._lock:
+            if self._reason is not None:
+                return
+            self._reason = reason
+            notice = float(os.environ.get(NOTICE_VARIABLE, "30")) if reason == "sigterm" else LEAVE_WITHIN_S
+            # On a notice, what has not left shortly before its end is killed, so that the end can be written.
+            self._deadline = self._clock() + (0.7 * notice if reason == "sigterm" else notice)
+        self._say(words)
+        self._raise_flag(None, reason)
+
+    def stop_trial(self, trial: int, reason: str) -> None:
+        """Tells one trial to leave; returns when the flag is up."""
+        with self._lock:
+            self._asked.setdefault(trial, (reason, self._clock() + LEAVE_WITHIN_S))
+        self._raise_flag(trial, reason)
+
+    def left(self, trial: int) -> None:
+        """A trial's process is gone: what was asked of it is over."""
+        with self._lock:
+            self._asked.pop(trial, None)
+            self._killed.discard(trial)
+
+    def tick(self) -> None:
+        """Looks at everything once; called by the thread, and by tests."""
+        now = self._clock()
+        if self._signals and self._reason is None:
+            self.stop_run(self._signals[0], _WORDS[self._signals[0]])
+        if self._ends_at is not None and now >= self._ends_at:
+            self.stop_run("max_hours", "max_hours is over: trials write their checkpoints and pause")
+        if now - self._file_at >= _FILE_EVERY_S:
+            self._file_at = now
+            self._read_file()
+        self._press(now)
+
+    def start(self) -> None:
+        """Begins to look, five times a second."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the looking."""
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Takes over Ctrl+C, SIGTERM and a hang-up while the block runs; only in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {}
+        for name in _SIGNALS:
+            number = getattr(signal, name, None)
+            # Under nohup a hang-up is ignored, and stays so.
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # No lock and no call of Ray here: the main thread may be in the middle of either.
+        now, name = self._clock(), _SIGNALS[signal.Signals(number).name]
+        before = self._signal_at.get(name)
+        self._signal_at.setdefault(name, now)
+        if before is None:
+            self._signals.append(name)
+        elif now - before > _SAME_S:
+            raise StopNow
+
+    def _watch(self) -> None:
+        while not self._over.wait(_TICK_S):
+            try:
+                self.tick()
+            except Exception as error:  # The watch must outlive whatever a flag or a file runs into.
+                self._say(f"control: {type(error).__name__}: {error}; tried again")
+
+    def _read_file(self) -> None:
+        try:
+            if not self._files.exists(STOP_FILE):
+                return
+            text = self._files.read_bytes(STOP_FILE).decode("utf-8", "replace")
+            self._files.delete(STOP_FILE)
+        except (StoreError, OSError):
+            return  # It is there, or the storage is back, at the next look.
+        lines = [line.strip() for line in text.splitlines() if line.strip()] or ["stop"]
+        for line in lines:
+            match = re.fullmatch(r"trial\s+(\d+)", line)
+            if match is None:
+                self.stop_run(
+                    "stop", f"stop was asked for ({line}): trials write their checkpoints and pause"
+                )
+            elif int(match[1]) in self._running():
+                self._say(f"trial {match[1]} was asked to stop")
+                self.stop_trial(int(match[1]), "stop")
+            else:
+                self._say(f"trial {match[1]} was asked to stop, but does not run; nothing to do")
+
+    def _press(self, now: float) -> None:
+        """Ends the processes of trials that should have left by now."""
+        running = self._running()
+        with self._lock:
+            late = {trial for trial, (_, deadline) in self._asked.items() if now > deadline}
+            if self._deadline is not None and now > self._deadline:
+                late |= running
+        for trial in (late & running) - self._killed:
+            self._killed.add(trial)
+            self._say(f"trial {trial} has not left in time: its process is ended; its last checkpoint stands")
+            self._kill(trial)
+
+
+_WORDS = {
+    "interrupt": "Ctrl+C: trials finish their step, write checkpoints and pause; press it again to end at once",
+    "sigterm": "terminated: trials finish their step, write checkpoints and pause",
+}

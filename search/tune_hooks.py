@@ -1,0 +1,150 @@
+"""What Tune calls: thin classes that hand everything to the driver, the searcher and the scheduler.
+
+Tune pickles what it is given into a file that nobody reads; these classes pickle to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from search import messages
+from search.driver import Driver
+
+
+class _NotPickled:
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        return object, ()
+
+
+class AskHook(_NotPickled, Searcher):
+    """Suggests attempts.
+
+    Args:
+        inner: decides which trial is next, and records that.
+        driver: where the run stands.
+        hold: why no new attempt may begin now, such as a full disk; None when one may.
+    """
+
+    def __init__(self, inner: Searcher, driver: Driver, hold: Callable[[], str | None]) -> None:
+        super().__init__()
+        self._inner, self._driver, self._hold = inner, driver, hold
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next attempt, None while there is none yet, FINISHED when there will be none."""
+        self._driver.raise_kept()
+        control = self._driver.control
+        if control is not None and control.reason is not None:
+            return Searcher.FINISHED
+        if self._hold() is not None:
+            return None
+        found = self._inner.suggest(trial_id)
+        if not isinstance(found, dict):
+            return found
+        return {**found, "config": json.dumps(found["config"])}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: the scheduler has recorded it."""
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """An attempt is over, and recorded: the sampler hears of it."""
+        try:
+            self._inner.on_trial_complete(trial_id, result=result, error=error)
+        except Exception as problem:  # Tune swallows it here: kept, and raised at the next step.
+            self._driver.keep(problem)
+            raise
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the log is what there is to save."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing; see `save`."""
+
+
+class DecideHook(_NotPickled, TrialScheduler):
+    """Records what trials say, and lets the scheduler decide; always lets Tune go on.
+
+    Args:
+        inner: records an evaluation with its decision, and raises the flag where a trial is to leave.
+        driver: records everything else.
+    """
+
+    def __init__(self, inner: TrialScheduler, driver: Driver) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._inner, self._driver = inner, driver
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Tune has taken up an attempt."""
+        self._driver.added(trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """A message of a trial."""
+        kind = result.get("kind")
+        try:
+            if kind == messages.STARTED:
+                self._driver.started(result)
+            elif kind == messages.EVALUATED:
+                self._inner.on_trial_result(tune_controller, trial, result)
+            elif kind in messages.LAST:
+                self._driver.settle(result)
+        except Exception as problem:  # Tune would turn it into text: kept whole, and raised at the next step.
+            self._driver.keep(problem)
+            raise
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """An attempt's process died."""
+        try:
+            self._driver.settle_death(trial)
+        except Exception as problem:  # As above.
+            self._driver.keep(problem)
+            raise
+        self._driver.removed(trial)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """An attempt has said its last word and returned."""
+        self._driver.removed(trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """An attempt was dropped before it began."""
+        self._driver.removed(trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The first that waits; none once the run is to end: those are dropped."""
+        control = self._driver.control
+        waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == Trial.PENDING]
+        if control is not None and control.reason is not None:
+            for trial in waiting:
+                if trial.temporary_state.ray_actor is None:
+                    tune_controller.stop_trial(trial)
+            return None
+        return min(waiting, key=lambda trial: int(trial.config["trial"]), default=None)
+
+    def debug_string(self) -> str:
+        """Nothing: progress is drawn elsewhere."""
+        return ""
+
+
+class StepHook(_NotPickled, Callback):
+    """Called at every step of Tune.
+
+    Args:
+        driver: whose kept exception is raised.
+        each_step: draws, writes tables.
+    """
+
+    def __init__(self, driver: Driver, each_step: Callable[[], None]) -> None:
+        self._driver, self._each_step = driver, each_step
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Before Tune looks for news."""
+        self._driver.raise_kept()
+        self._each_step()
