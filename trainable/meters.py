@@ -40,14 +40,14 @@ class Meters:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._restored: Sums = {}
-        self.clear()
+        self._sums: dict[Key, Tensor] = {}
+        self._bad: dict[Key, Tensor] = {}
+        self._streak = torch.zeros((), dtype=torch.float64, device=device)
 
     def clear(self) -> None:
         """Forget the sums; a run of non-finite losses goes on."""
         self._restored = {}
-        self._sums: dict[Key, Tensor] = {}
-        self._bad: dict[Key, Tensor] = {}
-        self._streak = getattr(self, "_streak", torch.zeros((), dtype=torch.float64, device=self._device))
+        self._sums = {}
 
     def add(self, out: StepOut, extra: Mapping[str, Tensor]) -> None:
         """Count one step.
@@ -64,7 +64,7 @@ class Meters:
         current = torch.cat([*parts, torch.ones(1, dtype=torch.float64, device=self._device)])
         if key not in self._sums:
             self._sums[key] = torch.zeros_like(current)
-            self._bad[key] = torch.zeros_like(current)
+            self._bad.setdefault(key, torch.zeros_like(current))
         self._sums[key] += current
         finite = torch.isfinite(out.losses["loss/total"].detach()).to(torch.float64)
         self._streak = (self._streak + 1) * (1 - finite)
