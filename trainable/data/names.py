@@ -1,0 +1,83 @@
+"""Ids as people write them: lists, and what must never become a path."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+from trainable.data.points import stem_of
+from trainable.errors import Fault
+
+_SHOWN = 5
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def some(names: Iterable[str], shown: int = _SHOWN) -> str:
+    """The first names, and how many more there are.
+
+    >>> some(["a", "b", "c"], shown=2)
+    'a, b and 1 more'
+    """
+    listed = list(names)
+    rest = len(listed) - shown
+    return ", ".join(listed[:shown]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def hostile(name: str) -> str:
+    """Why a written id must not be turned into a path, or the empty string.
+
+    >>> hostile("../x"), hostile("t1/p2")
+    ("it leaves the folder ('..')", '')
+    """
+    plain = name.replace("\\", "/")
+    if any(unicodedata.category(mark) == "Cc" for mark in name):
+        return "it holds control characters"
+    if plain.startswith(("/", "~")) or _DRIVE.match(plain):
+        return "it is an absolute path"
+    if ".." in plain.split("/"):
+        return "it leaves the folder ('..')"
+    return "it is longer than 400 characters" if len(name) > 400 else ""
+
+
+def read_list(path: Path, faults: list[Fault]) -> dict[str, int]:
+    """Read a list of ids, one per line; a line may carry a picture's suffix. Empty lines are skipped.
+
+    Args:
+        path: the list, UTF-8.
+        faults: what is wrong with it is added here.
+
+    Returns:
+        Ids with their line numbers, in the file's order.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        faults.append(
+            Fault(str(path), f"a list of ids must be a readable UTF-8 file, but got {type(error).__name__}; "
+                  "correct the path, which is relative to data.root")
+        )  # fmt: skip
+        return {}
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        written = line.strip(" \t\r")
+        if not written:
+            continue
+        reason = hostile(written)
+        name = unicodedata.normalize("NFC", stem_of(written)).removeprefix("./")
+        if reason:
+            faults.append(
+                Fault(f"{path}:{number}", f"an id must be a name below the image folder, but got {written[:80]!r}: "
+                      f"{reason}; write the id alone")
+            )  # fmt: skip
+        elif name in found:
+            faults.append(
+                Fault(f"{path}:{number}", f"an id must stand once, but got {name!r} again (first in line "
+                      f"{found[name]}); remove one")
+            )  # fmt: skip
+        else:
+            found[name] = number
+    if not found and not faults:
+        faults.append(Fault(str(path), "a list must name at least one id, but it is empty; fill it or leave it out"))
+    return found
