@@ -7,6 +7,7 @@ hashed; `hidden_mask` alone reads them, to measure how good pseudo-labels are.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from trainable.data.masks import (
     read_raw,
     take_census,
 )
-from trainable.data.names import some
+from trainable.data.names import capped, some
 from trainable.data.photos import photos_of
 from trainable.data.points import discs, outside
 from trainable.data.splits import Assignment, Split, assign
@@ -44,11 +45,13 @@ class Scan:
         manifest: of the items that are sound, or None if nothing could be found.
         faults: what must be mended.
         warnings: what should be known.
+        dropped: how many images of each split are not in the manifest because of a fault.
     """
 
     manifest: Manifest | None
     faults: list[Fault] = field(default_factory=list)
     warnings: list[Fault] = field(default_factory=list)
+    dropped: Counter[Split] = field(default_factory=Counter)
 
 
 def build_manifest(cfg: DataConfig, base: Path) -> Manifest:
@@ -66,7 +69,7 @@ def build_manifest(cfg: DataConfig, base: Path) -> Manifest:
     """
     found = scan(cfg, base)
     if found.faults or found.manifest is None:
-        raise DataError(found.faults)
+        raise DataError(capped(found.faults))
     return found.manifest
 
 
@@ -94,7 +97,9 @@ def scan(cfg: DataConfig, base: Path) -> Scan:
     memo = Memo(cache_folder(cfg.cache, layout.root), layout.root)
     manifest = _assemble(layout, assignment, photos, memo, faults, warnings)
     memo.save()
-    return Scan(manifest, faults, warnings)
+    dropped = Counter(assignment.split.values())
+    dropped.subtract(item.split for item in manifest.items)
+    return Scan(manifest, faults, warnings, dropped)
 
 
 def _assemble(

@@ -11,6 +11,7 @@ from trainable.data.points import stem_of
 from trainable.errors import Fault
 
 _SHOWN = 5
+_SHOWN_FAULTS = 20
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -23,6 +24,19 @@ def some(names: Iterable[str], shown: int = _SHOWN) -> str:
     listed = list(names)
     rest = len(listed) - shown
     return ", ".join(listed[:shown]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def capped(faults: Iterable[Fault], shown: int = _SHOWN_FAULTS) -> list[Fault]:
+    """The first faults of a long list, and one that names where the others are.
+
+    >>> [str(f) for f in capped([Fault("a", "x"), Fault("b", "y"), Fault("c", "z")], shown=1)]
+    ['a: x', 'and 2 more faults: b, c']
+    """
+    listed = list(dict.fromkeys(faults))
+    rest = listed[shown:]
+    if not rest:
+        return listed
+    return [*listed[:shown], Fault("", f"and {len(rest)} more faults: {some(fault.where for fault in rest)}")]
 
 
 def hostile(name: str) -> str:

@@ -43,7 +43,7 @@ def draw_photos(photos: Iterable[str], share: float, seed: int) -> set[str]:
         The drawn names.
 
     >>> sorted(draw_photos(["a", "b", "c", "d"], 0.5, 0))
-    ['a', 'c']
+    ['a', 'd']
     """
     names = sorted(set(photos))
     if len(names) < 2:
