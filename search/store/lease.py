@@ -128,7 +128,6 @@ class Lease:
         self._lost: str | None = None
         self._released = False
         self._lock = threading.RLock()
-        _held_here.add(mine.token)
 
     @property
     def epoch(self) -> int:
@@ -223,10 +222,15 @@ def acquire(file: LeaseFile, where: str, clock: Clock, floor: Callable[[], int])
         now = clock.wall()
         epoch = (floor() if found is None else found[0].epoch) + 1
         mine = Holder(host_name(), os.getpid(), boot_id(), epoch, now, now + TTL_S, secrets.token_hex(8))
+        # Known here before anybody can read it, so that no other thread takes it for one of a dead process.
+        _held_here.add(mine.token)
         try:
             tag = file.create(mine) if found is None else file.take(mine, found[1])
-        except Conflict:
-            continue
+        except BaseException as error:
+            _held_here.discard(mine.token)
+            if isinstance(error, Conflict):
+                continue
+            raise
         return Lease(file, mine, tag, clock)
     raise LeaseHeldError(f"{where}: must have one owner, but other processes are taking it over; try again")
 
@@ -249,9 +253,9 @@ def liveness(holder: Holder, clock: Clock) -> float:
     if holder.host == host_name():
         if holder.boot_id and boot_id() and holder.boot_id != boot_id():
             return 0.0
-        if holder.token in _held_here:
-            return float("inf")
-        if holder.pid == os.getpid() or not pid_alive(holder.pid):
+        # A process that has our own number and is not us is gone: a container started again counts from the same.
+        gone = holder.token not in _held_here if holder.pid == os.getpid() else not pid_alive(holder.pid)
+        if gone:
             return 0.0
     if left <= 0:
         return WATCH_S
