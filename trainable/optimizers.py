@@ -22,6 +22,7 @@ class OptimizerSpec:
         lr: step of the phase to learning rate.
         name: sgd, adam or adamw.
         head_lr_mult: factor for every parameter outside a module named `encoder`.
+        head_bias_lr_mult: further factor for the biases among them. head_bias_decay: whether those decay.
         momentum: of SGD. nesterov: of SGD. betas: of Adam. weight_decay: of all.
         clip: largest norm of the gradient over all parameters; 0 = none.
     """
@@ -30,6 +31,8 @@ class OptimizerSpec:
     lr: Callable[[int], float]
     name: OptimizerName = "sgd"
     head_lr_mult: float = 1.0
+    head_bias_lr_mult: float = 1.0
+    head_bias_decay: bool = True
     momentum: float = 0.9
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
@@ -51,13 +54,20 @@ class Optimizer:
         self._world_size = world_size
         encoder: list[nn.Parameter] = []
         rest: list[nn.Parameter] = []
+        biases: list[nn.Parameter] = []
+        apart = spec.head_bias_lr_mult != 1.0 or not spec.head_bias_decay
         for net in spec.nets:
             for name, parameter in nets[net].named_parameters():
                 if parameter.requires_grad:
-                    (encoder if name.startswith("encoder.") else rest).append(parameter)
-        self._parameters = encoder + rest
-        self._factors = [f for f, p in ((1.0, encoder), (spec.head_lr_mult, rest)) if p]
-        groups = [{"params": p} for p in (encoder, rest) if p]
+                    head = biases if apart and name.endswith(".bias") else rest
+                    (encoder if name.startswith("encoder.") else head).append(parameter)
+        self._parameters = encoder + rest + biases
+        bias_factor = spec.head_lr_mult * spec.head_bias_lr_mult
+        parts = [(1.0, encoder), (spec.head_lr_mult, rest), (bias_factor, biases)]
+        self._factors = [factor for factor, part in parts if part]
+        groups: list[dict[str, Any]] = [{"params": part} for _, part in parts if part]
+        if biases and not spec.head_bias_decay:
+            groups[-1]["weight_decay"] = 0.0
         self._lr = torch.zeros((), device=self._parameters[0].device)
         self._optimizer = _build(spec, groups, self._lr.device)
 

@@ -19,7 +19,7 @@ from trainable.config import RecipeConfig, RunConfig, flatten, resolve
 from trainable.data.augment import make_views, to_device
 from trainable.data.dataset import Dataset, open_dataset
 from trainable.data.loaders import U8, Batches, Prefetcher
-from trainable.data.random import stream_seed
+from trainable.data.random import stream_rng, stream_seed
 from trainable.device import autocast, device_name, peak_memory_mb
 from trainable.errors import TrainingDiverged
 from trainable.evaluation import evaluate, predictions, train_positions
@@ -173,8 +173,7 @@ class Session:
         host = next(self._batches)
         in_phase = self.state.step - self._phase_start()
         views = {name: make_views(to_device(batch, self.device)) for name, batch in host.items()}
-        for name, schedule in self.phase.schedules.items():
-            self._sched[name].fill_(schedule(in_phase))
+        self._fill_schedules(in_phase)
         rates = {}
         for name, optimizer in self.optimizers.items():
             optimizer.set_lr(optimizer.spec.lr(in_phase) * self.state.recipe.get(f"lr_scale/{name}", 1.0))
@@ -183,6 +182,16 @@ class Session:
         out = self.recipe.step(self.nets, views, self._sched, self.optimizers)
         self.meters.add(out, rates)
         self.state.step += 1
+
+    def _fill_schedules(self, in_phase: int) -> None:
+        """Write this step's numbers and draws to the device, without waiting."""
+        for name, schedule in self.phase.schedules.items():
+            self._sched[name].fill_(schedule(in_phase))
+        for name, draw in self.phase.draws.items():
+            drawn = torch.from_numpy(draw(stream_rng(self.run.seed, f"draw/{name}", self.state.step), in_phase))
+            if self.device.type == "cuda":
+                drawn = drawn.pin_memory().to(self.device, non_blocking=True)
+            self._sched[name] = drawn
 
     def between_steps(self) -> None:
         """Look at the signals now and then: a loss that is not finite, and progress for people."""

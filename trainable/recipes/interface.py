@@ -33,6 +33,7 @@ Nets = Mapping[str, nn.Module]
 Batch = Mapping[str, Views]
 Sched = Mapping[str, Tensor]
 Opt = Mapping[str, Optimizer]
+Draw = Callable[[np.random.Generator, int], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Phase:
         streams: what a batch holds.
         optimizers: by name.
         schedules: numbers by step of the phase; each reaches `step` as a 0-dim tensor under its name.
+        draws: random numbers that every worker shares: (generator, step of the phase) to an array of one shape; each
+            reaches `step` as a tensor under its name. The generator depends on the run's seed, the name and the step.
         fresh_optimizers: start with new optimizer state instead of the last phase's.
         evaluate_at_end: evaluate at the end of the phase, too.
     """
@@ -68,6 +71,7 @@ class Phase:
     streams: tuple[Stream, ...]
     optimizers: Mapping[str, OptimizerSpec]
     schedules: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
+    draws: Mapping[str, Draw] = field(default_factory=dict)
     fresh_optimizers: bool = False
     evaluate_at_end: bool = False
 
