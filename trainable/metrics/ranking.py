@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from trainable.metrics.counting import count_bins
 
+# The last float32 below 1, and its logit: beyond it there is nothing to tell apart.
+_EDGE = 2.0**-24
+_REACH = math.log(2.0**24 - 1.0)
+
 
 def score_histogram(
-    probability: Tensor, label: Tensor, bins: int = 4096, ignore_index: int = 255, valid: Tensor | None = None
+    probability: Tensor,
+    label: Tensor,
+    bins: int = 16384,
+    ignore_index: int = 255,
+    valid: Tensor | None = None,
 ) -> Tensor:
-    """Count scores per class in bins of equal width, without a host sync; add the results of all batches up.
+    """Count scores per class in bins, without a host sync; add the results of all batches up.
+
+    The bins have equal width in the logit: a trained network's scores crowd near 0 and 1, where bins of equal
+    width in the probability would tie most of them.
 
     Args:
         probability: float[*], the probability of the positive class, in [0, 1].
@@ -38,7 +51,8 @@ def score_histogram(
     counted = (label != ignore_index) & ((label == 0) | (label == 1))
     if valid is not None:
         counted &= valid
-    position = (probability.float() * bins).long().clamp(0, bins - 1)
+    logit = torch.special.logit(probability.float(), eps=_EDGE)
+    position = ((logit / _REACH + 1.0) * (bins / 2)).long().clamp(0, bins - 1)
     cell = torch.where(counted, label * bins + position, torch.full_like(label, 2 * bins))
     return count_bins(cell, 2 * bins + 1)[:-1].view(2, bins)
 
