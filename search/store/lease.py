@@ -259,8 +259,8 @@ def liveness(holder: Holder, clock: Clock) -> float:
             return 0.0
     if left <= 0:
         return WATCH_S
-    # A lease that ends later than any lease can was written under another clock.
-    return float("inf") if left <= TTL_S + RENEW_S else TTL_S
+    # One that ends later than any lease can, and clocks differ by a minute at most, was written by a wrong clock.
+    return float("inf") if left <= 2 * TTL_S else TTL_S
 
 
 def _is_free(file: LeaseFile, holder: Holder, tag: object, clock: Clock) -> bool:

@@ -20,8 +20,8 @@ _counter = iter(range(10**9))
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    with s3_server() as address:
-        yield address
+    with s3_server() as server:
+        yield server.uri
 
 
 class StoreContract:
