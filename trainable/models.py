@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import get_encoder_names
 from torch import Tensor, nn
 
+from trainable.deeplab import AtrousSum, Deepest
 from trainable.errors import CheckpointError, ConfigError, Fault, WeightsUnavailable
 
 STRIDE = 32
+DEEPLABV2 = "deeplabv2"
 
 
 class Segmenter(nn.Module):
@@ -93,7 +95,7 @@ def segmenter(
     """Build a 2D segmentation network.
 
     Args:
-        architecture: any of smp's, for example `deeplabv3plus`, `unet`, `segformer`.
+        architecture: any of smp's, for example `deeplabv3plus`, `unet`, `segformer`; or `deeplabv2`.
         encoder: any of smp's encoders, for example `resnet50`.
         encoder_weights: `imagenet`, None for random weights, or a file of encoder weights.
         num_logits: channels of the output.
@@ -108,7 +110,7 @@ def segmenter(
         CheckpointError: a weights file does not fit.
     """
     check_network(architecture, encoder)
-    network = smp.create_model(architecture, encoder, None, in_channels=3, classes=num_logits)
+    network = _network(architecture.lower(), encoder, num_logits)
     if encoder_weights is not None:
         _load_encoder(network, encoder, encoder_weights)
     dropout = [head_dropout + head_dropout_step * k for k in range(num_heads)]
@@ -118,9 +120,21 @@ def segmenter(
     return made
 
 
+def _network(architecture: str, encoder: str, num_logits: int) -> nn.Module:
+    if architecture != DEEPLABV2:
+        made: nn.Module = smp.create_model(architecture, encoder, None, in_channels=3, classes=num_logits)
+        return made
+    # Both versions of DeepLab have an encoder of output stride 8.
+    made = smp.create_model("deeplabv3", encoder, None, in_channels=3, classes=num_logits, encoder_output_stride=8)
+    dilated: Any = made.get_submodule("encoder")
+    made.decoder = Deepest()
+    made.segmentation_head = AtrousSum(dilated.out_channels[-1], num_logits, stride=8)
+    return made
+
+
 def check_network(architecture: str, encoder: str) -> None:
-    """Raise ConfigError where smp has no such architecture or encoder."""
-    known = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
+    """Raise ConfigError where there is no such architecture or encoder."""
+    known = sorted([*smp.MODEL_ARCHITECTURES_MAPPING, DEEPLABV2])
     faults = []
     if architecture.lower() not in known:
         faults.append(
