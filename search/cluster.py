@@ -116,6 +116,7 @@ def connected(
         if where == "local":
             _clear_dead(temp.parent)
             _own_token()
+            _share_path()
             # The path of a socket must stay under 108 bytes, hence the short folder.
             options |= {
                 "num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False,
@@ -188,10 +189,19 @@ def _answers_without_token(address: str) -> bool:
 
 
 def _own_token() -> None:
-    """A token for a cluster of our own, known to its processes alone and written nowhere."""
-    if os.environ.get("RAY_AUTH_MODE") is None:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    """A token for a cluster of our own, known to its processes alone and written nowhere.
+
+    Ray asks for tokens by itself on a cluster that it starts, but else makes one that anybody here can read.
+    """
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _share_path() -> None:
+    """Lets the processes of our own cluster import what this one can, also from a tree that is not installed."""
+    root = str(Path(__file__).resolve().parents[1])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if root not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
 
 
 def _short_folder() -> str:

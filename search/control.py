@@ -128,6 +128,7 @@ class Control:
         if now - self._file_at >= _FILE_EVERY_S:
             self._file_at = now
             self._read_file()
+            self._raise_again()
         self._press(now)
 
     def start(self) -> None:
@@ -195,6 +196,15 @@ class Control:
                 self.stop_trial(int(match[1]), "stop")
             else:
                 self._say(f"trial {match[1]} was asked to stop, but does not run; nothing to do")
+
+    def _raise_again(self) -> None:
+        """The actor that holds the flags may have been restarted, and then knows of none."""
+        with self._lock:
+            flags: list[tuple[int | None, str]] = [(trial, found[0]) for trial, found in self._asked.items()]
+            if self._reason is not None:
+                flags.append((None, self._reason))
+        for trial, reason in flags:
+            self._raise_flag(trial, reason)
 
     def _press(self, now: float) -> None:
         """Ends the processes of trials that should have left by now."""

@@ -6,7 +6,9 @@ own trials are throw-away: one is one attempt, and a trial that goes on is sugge
 
 from __future__ import annotations
 
+import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from trainable.errors import StoreError
 
 HUNG_MARGIN_S = 60.0
 _ACTOR_TIMEOUT_S = 60.0
+_SAY_HOLD_EVERY_S = 60.0
+_LEAST_ROOM = 2**20
 
 
 class Driver:
@@ -59,6 +63,8 @@ class Driver:
         self.log, self.slots, self.total = log, slots, total
         self.control: Control | None = None
         self.error: BaseException | None = None
+        self._room_needed: int | None = None
+        self._said_hold_at = -_SAY_HOLD_EVERY_S
         self._flags, self._retries, self._say = flags, retries, say
         self._live: dict[int, Trial] = {}
         self._failures: dict[int, list[str]] = {}
@@ -158,7 +164,9 @@ class Driver:
             asked=self._asked(record.number), run_reason=self._run_reason(), peak_memory_mb=peak_memory_mb,
             gpus=self.slots.trial_gpus,
         )  # fmt: skip
-        if failure.kind != "disk_full":
+        if failure.kind == "disk_full":
+            self._room_needed = self._largest_file(record.number) * 2
+        else:
             earlier.append(failure.kind)
         if ending.event == "paused" or ending.payload["state"] == "FAILED":
             self._say(f"trial {record.number}: {failure.message.splitlines()[0]} - {ending.words}")
@@ -176,7 +184,35 @@ class Driver:
                 "failing_rung", f"every trial fails of the same cause, so the search stops: {cause}"
             )
 
+    def on_hold(self) -> bool:
+        """Whether no attempt may begin: a trial could not write its checkpoint, and there still is no room."""
+        path = self.log.store.path
+        if self._room_needed is None or path is None:
+            return False
+        free = shutil.disk_usage(path).free
+        if free >= self._room_needed:
+            self._room_needed = None
+            self._say("there is room again: trials go on")
+            return False
+        if time.monotonic() - self._said_hold_at >= _SAY_HOLD_EVERY_S:
+            self._said_hold_at = time.monotonic()
+            self._say(
+                f"paused: {path} must have {self._room_needed / 2**20:.1f} MB free for a checkpoint, but has "
+                f"{free / 2**20:.1f} MB; free some space, and trials go on"
+            )
+        return True
+
     # ---- small things ----
+
+    def check(self) -> None:
+        """What must hold at every step: each trial that the log takes to run has a process, or will be heard of."""
+        lost = [
+            n
+            for n, t in self.log.state.trials.items()
+            if t.state is TrialState.RUNNING and n not in self.live
+        ]
+        if lost:
+            raise StoreError(f"trials {lost} run in the log but not in Ray; resume the run")
 
     def keep(self, error: BaseException) -> None:
         """Keeps an exception that Tune would swallow."""
@@ -203,6 +239,13 @@ class Driver:
         except RayError:
             return None
         return None if found is None else str(found)
+
+    def _largest_file(self, number: int) -> int:
+        path = self.log.store.path
+        if path is None:
+            return 0
+        sizes = [f.stat().st_size for f in (path / "trials" / str(number)).rglob("*") if f.is_file()]
+        return max([*sizes, _LEAST_ROOM])
 
     def _log_tail(self, number: int) -> str:
         try:

@@ -86,7 +86,12 @@ def start_flags(namespace: str) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote: Any = ray.remote(Flags)
     actor = remote.options(
-        name=ACTOR_NAME, namespace=namespace, num_cpus=0, scheduling_strategy=here
+        name=ACTOR_NAME,
+        namespace=namespace,
+        num_cpus=0,
+        scheduling_strategy=here,
+        max_restarts=-1,
+        max_task_retries=-1,
     ).remote()
     ray.get(actor.last_words.remote(0, 0), timeout=120)
     return actor

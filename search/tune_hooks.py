@@ -29,12 +29,11 @@ class AskHook(_NotPickled, Searcher):
     Args:
         inner: decides which trial is next, and records that.
         driver: where the run stands.
-        hold: why no new attempt may begin now, such as a full disk; None when one may.
     """
 
-    def __init__(self, inner: Searcher, driver: Driver, hold: Callable[[], str | None]) -> None:
+    def __init__(self, inner: Searcher, driver: Driver) -> None:
         super().__init__()
-        self._inner, self._driver, self._hold = inner, driver, hold
+        self._inner, self._driver = inner, driver
 
     def suggest(self, trial_id: str) -> Any:
         """The next attempt, None while there is none yet, FINISHED when there will be none."""
@@ -42,7 +41,7 @@ class AskHook(_NotPickled, Searcher):
         control = self._driver.control
         if control is not None and control.reason is not None:
             return Searcher.FINISHED
-        if self._hold() is not None:
+        if self._driver.on_hold():
             return None
         found = self._inner.suggest(trial_id)
         if not isinstance(found, dict):
@@ -110,7 +109,10 @@ class DecideHook(_NotPickled, TrialScheduler):
         self._driver.removed(trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """An attempt has said its last word and returned."""
+        """An attempt has returned; it has said its last word, unless it lost the driver on the way."""
+        if result.get("kind") not in messages.LAST:
+            self.on_trial_error(tune_controller, trial)
+            return
         self._driver.removed(trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
