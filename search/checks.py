@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from spaces import SearchSpace
 from trainable.config import DataConfig, RecipeConfig, flatten, nearest, resolve
 from trainable.data.layouts import class_table
 from trainable.errors import ConfigError, DataError, Fault
@@ -130,6 +131,17 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def check_space(
+    recipe: type[Recipe[Any]], spec: Any, preset: Mapping[str, Any] | None, train: Mapping[str, Any],
+    names: tuple[str, ...], faults: list[Fault],
+) -> None:  # fmt: skip
+    """The space must be one that the recipe's knobs and the data's classes allow."""
+    try:
+        SearchSpace.from_spec(spec, recipe.config, names, train=train, preset=preset)
+    except ConfigError as error:
+        faults += error.faults
 
 
 def check_rungs(asha: Any, steps: int, faults: list[Fault]) -> None:

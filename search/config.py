@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from search.checks import check_rungs, check_train, class_names, find_preset, find_recipe, flat_train
+from search.checks import (
+    check_rungs,
+    check_space,
+    check_train,
+    class_names,
+    find_preset,
+    find_recipe,
+    flat_train,
+)
 from search.schema import (
     AshaConfig,
     BudgetConfig,
@@ -98,7 +106,12 @@ def _check_meaning(data: Mapping[str, Any], made: SweepConfig | None, faults: li
         return
     preset = find_preset(recipe, data.get("preset"), faults)
     config = check_train(recipe, preset, train, names, faults)
-    if config is not None and made is not None:
+    if config is None or not names:
+        return
+    space = data.get("space")
+    if isinstance(space, str | dict) and space:
+        check_space(recipe, space, preset, train, names, faults)
+    if made is not None:
         check_rungs(made.search.asha, config.steps, faults)
 
 

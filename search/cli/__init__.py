@@ -15,7 +15,7 @@ import typer
 from trainable.errors import ThresherError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("search.cli.start:demo", "Search over generated scenes, from nothing to a table, in minutes."),
+    "demo": ("search.cli.demo:demo", "Search over generated scenes, from nothing to a table, in minutes."),
     "init": ("search.cli.start:init", "Write a commented sweep file for a folder of images."),
     "recipes": ("search.cli.catalog:recipes", "List the training systems, or the knobs of one."),
     "spaces": ("search.cli.catalog:spaces", "List the named search spaces."),

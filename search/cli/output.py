@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -18,14 +17,11 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Override a key of the file; may be repeated."),
 ]
-PIPE_WIDTH = 100_000
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console that never wraps what goes into a pipe or a file."""
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PIPE_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+def console() -> Console:
+    """A console that prints what it is given, without markup."""
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def say(*lines: str) -> None:
@@ -54,15 +50,32 @@ def print_rows(
     if as_json:
         print_json(kept)
         return
+    names = list(columns) or (list(kept[0]) if kept else [])
+    cells = [[shown(row.get(name)) for name in names] for row in kept]
+    numeric = [any(isinstance(row.get(name), int | float) for row in kept) for name in names]
     out = console()
-    style = box.SIMPLE_HEAD if out.is_terminal else None
-    table = Table(box=style, pad_edge=False, title=title or None, title_justify="left")
-    for name in columns or (list(kept[0]) if kept else ()):
-        numeric = any(isinstance(row.get(name), int | float) for row in kept)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in kept:
-        table.add_row(*(shown(row.get(name)) for name in columns or kept[0]))
+    if not out.is_terminal:
+        say(*([title] if title else []), *_aligned([names, *cells], numeric))
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
+    for name, right in zip(names, numeric, strict=True):
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for line in cells:
+        table.add_row(*line)
     out.print(table)
+
+
+def _aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """Columns of equal width, two spaces apart.
+
+    >>> _aligned([["a", "n"], ["long", "1"]], [False, True])
+    ['a     n', 'long  1']
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
+        for line in lines
+    ]
 
 
 def shown(value: Any) -> str:
