@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    # Whoever reads a report needs no torch, whose import takes seconds.
+    from torch import Tensor
 
 OutcomeState = Literal["COMPLETE", "STOPPED", "PAUSED", "DIVERGED"]
 
