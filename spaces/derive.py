@@ -1,7 +1,8 @@
 """From a knob's range to a search coordinate and back; the only place in `spaces` that names Optuna.
 
 A *natural* value is what the configuration holds, a *coordinate* is what the sampler draws. A knob on the `log1m`
-scale is drawn as its distance to one, on a log scale: an EMA decay of 0.999 has the coordinate 0.001.
+scale is drawn as its distance to one, on a log scale: an EMA decay of 0.999 has the coordinate 0.001. A choice is
+drawn as its place in the list. So every coordinate is a number.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from optuna.distributions import (
 
 from trainable.knob import Scale
 
-Coordinate: TypeAlias = "float | int | str | bool | None"
+Coordinate: TypeAlias = "float | int"
 Distribution: TypeAlias = BaseDistribution
 TOLERANCE = 1e-9
 """Two natural values that are relatively this close count as one: above rounding, far below any search step."""
@@ -36,7 +37,7 @@ class Axis:
         low: lowest coordinate, inclusive.
         high: highest coordinate, inclusive.
         log: whether the range is walked by ratios.
-        choices: what a choice takes; None counts as a choice.
+        choices: the natural values of a choice, whose coordinate is the place in this list.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Axis:
     low: float = 0.0
     high: float = 1.0
     log: bool = False
-    choices: tuple[Coordinate, ...] = ()
+    choices: tuple[Any, ...] = ()
 
     def at(self, share: float) -> Coordinate:
         """The coordinate below which a `share` in [0, 1) of the axis lies.
@@ -54,10 +55,10 @@ class Axis:
         >>> [Axis("k", "int", 1, 3).at(u) for u in (0.0, 0.34, 0.99)]
         [1, 2, 3]
         >>> Axis("flip", "choice", choices=(False, True)).at(0.7)
-        True
+        1
         """
         if self.kind == "choice":
-            return self.choices[min(int(share * len(self.choices)), len(self.choices) - 1)]
+            return min(int(share * len(self.choices)), len(self.choices) - 1)
         low, high = (self.low - 0.5, self.high + 0.5) if self.kind == "int" else (self.low, self.high)
         if self.log:
             value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
@@ -76,18 +77,12 @@ class Axis:
         >>> Axis("a", "float", 0.1, 0.3).snapped(0.1 + 0.2)
         0.3
         """
-        if self.kind == "choice":
-            for choice in self.choices:
-                if type(choice) is type(value) and choice == value:
-                    return choice
-            raise ValueError(f"{self.name} must be one of {self.choices}, but got {value!r}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{self.name} must be a number, but got {value!r}")
-        if self.kind == "int":
-            if value != int(value) or not self.low <= value <= self.high:
-                raise ValueError(
-                    f"{self.name} must be whole and in [{self.low}, {self.high}], but got {value!r}"
-                )
+        if self.kind != "float":
+            low, high = (0, len(self.choices) - 1) if self.kind == "choice" else (self.low, self.high)
+            if value != int(value) or not low <= value <= high:
+                raise ValueError(f"{self.name} must be whole and in [{low}, {high}], but got {value!r}")
             return int(value)
         slack = TOLERANCE * max(abs(self.low), abs(self.high))
         slack = min(slack, TOLERANCE * self.low) if self.log else slack
@@ -119,7 +114,7 @@ def distribution(axis: Axis) -> BaseDistribution:
     IntDistribution(high=8, log=True, low=1, step=1)
     """
     if axis.kind == "choice":
-        return CategoricalDistribution(axis.choices)
+        return CategoricalDistribution(range(len(axis.choices)))
     if axis.kind == "int":
         return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
     return FloatDistribution(axis.low, axis.high, log=axis.log)
@@ -150,22 +145,34 @@ def ranged(name: str, kind: Literal["float", "int"], low: float, high: float, sc
     return Axis(f"1-{name}", "float", 1.0 - high, 1.0 - low, log=True)
 
 
-def to_natural(scale: Scale, coordinate: Coordinate) -> Any:
-    """The natural value at a coordinate.
+def to_natural(axis: Axis, scale: Scale, coordinate: Coordinate) -> Any:
+    """The natural value at a coordinate of a knob's axis.
 
-    >>> to_natural("log1m", 0.25)
+    >>> to_natural(ranged("ema_decay", "float", 0.5, 0.99, "log1m"), "log1m", 0.25)
     0.75
     """
-    return 1.0 - coordinate if scale == "log1m" and isinstance(coordinate, float | int) else coordinate
+    if axis.kind == "choice":
+        return axis.choices[int(coordinate)]
+    return 1.0 - coordinate if scale == "log1m" else coordinate
 
 
-def to_coordinate(scale: Scale, natural: Any) -> Any:
+def to_coordinate(axis: Axis, scale: Scale, natural: Any) -> Coordinate:
     """The coordinate of a natural value; the inverse of `to_natural`.
 
-    >>> to_coordinate("log1m", 0.75)
-    0.25
+    Raises:
+        ValueError: the value does not lie on the axis.
+
+    >>> to_coordinate(Axis("flip", "choice", choices=(False, True)), "linear", True)
+    1
     """
-    return 1.0 - natural if scale == "log1m" and isinstance(natural, float | int) else natural
+    if axis.kind == "choice":
+        found = [i for i, choice in enumerate(axis.choices) if same(choice, natural)]
+        if not found:
+            raise ValueError(f"{axis.name} must be one of {axis.choices}, but got {natural!r}")
+        return found[0]
+    if isinstance(natural, bool) or not isinstance(natural, int | float):
+        raise ValueError(f"{axis.name} must be a number, but got {natural!r}")
+    return axis.snapped(1.0 - natural if scale == "log1m" else natural)
 
 
 def same(first: Any, second: Any) -> bool:

@@ -61,7 +61,7 @@ class Shared:
 
     def natural(self, coords: Mapping[str, Coordinate]) -> dict[str, Any]:
         """See `Entry`."""
-        return dict.fromkeys(self.names, to_natural(self.scale, coords[self.axis.name]))
+        return dict.fromkeys(self.names, to_natural(self.axis, self.scale, coords[self.axis.name]))
 
     def coords(self, natural: Mapping[str, Any]) -> dict[str, Coordinate] | None:
         """See `Entry`."""
@@ -69,7 +69,7 @@ class Shared:
         if not all(same(first, other) for other in others):
             return None
         try:
-            return {self.axis.name: self.axis.snapped(to_coordinate(self.scale, first))}
+            return {self.axis.name: to_coordinate(self.axis, self.scale, first)}
         except ValueError:
             return None
 
@@ -162,7 +162,7 @@ class OrderedPair:
 
     def natural(self, coords: Mapping[str, Coordinate]) -> dict[str, Any]:
         """See `Entry`."""
-        low, gap = number(coords[self.axis.name]), number(coords[f"{self.high}.gap"])
+        low, gap = coords[self.axis.name], coords[f"{self.high}.gap"]
         floor = max(low, self.bottom)
         high = floor + gap * (self.top - floor)
         if self.axis.kind == "int":
@@ -173,12 +173,12 @@ class OrderedPair:
         """See `Entry`."""
         try:
             low = self.axis.snapped(natural[self.low])
-            floor = max(number(low), self.bottom)
+            floor = max(low, self.bottom)
             high = Axis(self.high, self.axis.kind, floor, self.top).snapped(natural[self.high])
         except ValueError:
             return None
         room = self.top - floor
-        return {self.axis.name: low, f"{self.high}.gap": (number(high) - floor) / room if room > 0 else 0.0}
+        return {self.axis.name: low, f"{self.high}.gap": (high - floor) / room if room > 0 else 0.0}
 
     def to_json(self) -> dict[str, Any]:
         """See `Entry`."""
@@ -225,7 +225,7 @@ class Simplex:
         """See `Entry`."""
         rest, weights = 1.0, {}
         for index, name in enumerate(self.names[:-1]):
-            left = (1.0 - number(coords[f"{name}.share"])) ** (1.0 / (len(self.names) - 1 - index))
+            left = (1.0 - coords[f"{name}.share"]) ** (1.0 / (len(self.names) - 1 - index))
             weights[name] = rest * (1.0 - left)
             rest *= left
         return weights | {self.names[-1]: rest}
@@ -251,10 +251,3 @@ class Simplex:
     def from_json(cls, found: Mapping[str, Any]) -> Simplex:
         """The inverse of `to_json`."""
         return cls(tuple(found["names"]))
-
-
-def number(coordinate: Coordinate) -> float:
-    """A coordinate of a range as the number it is."""
-    if isinstance(coordinate, bool) or not isinstance(coordinate, int | float):
-        raise TypeError(f"a coordinate of a range must be a number, but got {coordinate!r}")
-    return coordinate

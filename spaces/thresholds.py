@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from spaces.derive import Axis, Coordinate, same
-from spaces.entries import number
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ class BaseSlope:
 
     def natural(self, coords: Mapping[str, Coordinate]) -> dict[str, Any]:
         """See `Entry`."""
-        center = _logit(number(coords[f"{self.knob}.base"]))
-        slope = number(coords[f"{self.knob}.slope"])
+        center = _logit(coords[f"{self.knob}.base"])
+        slope = coords[f"{self.knob}.slope"]
         return {f"{self.knob}.{c}": _sigmoid(center + slope * z) for c, z in self.z.items()}
 
     def coords(self, natural: Mapping[str, Any]) -> dict[str, Coordinate] | None:
