@@ -20,6 +20,7 @@ from trainable.errors import CheckpointError, ConfigError, Fault, WeightsUnavail
 
 STRIDE = 32
 DEEPLABV2 = "deeplabv2"
+DPT = "dpt"
 
 
 class Segmenter(nn.Module):
@@ -41,19 +42,27 @@ class Segmenter(nn.Module):
         self.head_dropout = nn.ModuleList([nn.Dropout(p) for p in head_dropout])
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Feature maps of the encoder, from fine to coarse. image: float[B, 3, H, W]."""
+        """Feature maps of the encoder, from fine to coarse. image: float[B, 3, H, W], of any size.
+
+        Sides that are no multiple of the stride are padded with zeros at the far ends, which `decode` cuts off.
+        """
+        pad = [-side % STRIDE for side in image.shape[2:]]
+        if any(pad):
+            image = F.pad(image, [0, pad[1], 0, pad[0]])
         features: list[Tensor] = self.encoder(image)
         return features
 
     def decode(self, features: list[Tensor], size: Sequence[int]) -> Tensor:
-        """Logits of every head, float[K, B, C, *size]."""
+        """Logits of every head, float[K, B, C, *size]; size: of the image that was encoded."""
         decoded = self.decoder(features)
-        return torch.stack(
+        padded = [side + -side % STRIDE for side in size]
+        logits = torch.stack(
             [
-                _resize(head(drop(decoded)), size)
+                _resize(head(drop(decoded)), padded)
                 for head, drop in zip(self.heads, self.head_dropout, strict=True)
             ]
         )
+        return logits[..., : size[0], : size[1]]
 
     def head_logits(self, image: Tensor) -> Tensor:
         """Logits of every head, float[K, B, C, H, W]."""
@@ -63,6 +72,30 @@ class Segmenter(nn.Module):
         """Mean of the heads' logits, float[B, C, H, W]."""
         logits = self.head_logits(image)
         return logits[0] if len(logits) == 1 else logits.mean(0)
+
+
+class _Maps(nn.Module):
+    """A vision transformer's feature maps alone, without its class token."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.vit = encoder
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.vit(image)[0]
+        return maps
+
+
+class _FromMaps(nn.Module):
+    """A decoder that wants tokens beside the maps, and is given none."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.dpt = decoder
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        decoded: Tensor = self.dpt(features, [None] * len(features))
+        return decoded
 
 
 def _fresh_copy(head: nn.Module) -> nn.Module:
@@ -110,9 +143,13 @@ def segmenter(
         CheckpointError: a weights file does not fit.
     """
     check_network(architecture, encoder)
-    network = _network(architecture.lower(), encoder, num_logits)
+    architecture = architecture.lower()
+    network = _network(architecture, encoder, num_logits)
     if encoder_weights is not None:
-        _load_encoder(network, encoder, encoder_weights)
+        _load_encoder(network, architecture, encoder, encoder_weights)
+    if architecture == DPT:
+        network.encoder = _Maps(network.get_submodule("encoder"))
+        network.decoder = _FromMaps(network.get_submodule("decoder"))
     dropout = [head_dropout + head_dropout_step * k for k in range(num_heads)]
     made = Segmenter(network, num_heads, dropout)
     if init_from is not None:
@@ -121,15 +158,40 @@ def segmenter(
 
 
 def _network(architecture: str, encoder: str, num_logits: int) -> nn.Module:
-    if architecture != DEEPLABV2:
-        made: nn.Module = smp.create_model(architecture, encoder, None, in_channels=3, classes=num_logits)
+    if architecture == DEEPLABV2:
+        # Both versions of DeepLab have an encoder of output stride 8.
+        made = _create("deeplabv3", encoder, num_logits, encoder_output_stride=8)
+        dilated: Any = made.get_submodule("encoder")
+        made.decoder = Deepest()
+        made.segmentation_head = AtrousSum(dilated.out_channels[-1], num_logits, stride=8)
         return made
-    # Both versions of DeepLab have an encoder of output stride 8.
-    made = smp.create_model("deeplabv3", encoder, None, in_channels=3, classes=num_logits, encoder_output_stride=8)
-    dilated: Any = made.get_submodule("encoder")
-    made.decoder = Deepest()
-    made.segmentation_head = AtrousSum(dilated.out_channels[-1], num_logits, stride=8)
+    return _create(architecture, encoder, num_logits, **_options(architecture, encoder))
+
+
+def _create(architecture: str, encoder: str, num_logits: int, **options: Any) -> nn.Module:
+    try:
+        made: nn.Module = smp.create_model(
+            architecture, encoder, None, in_channels=3, classes=num_logits, **options
+        )
+    except Exception as error:  # each architecture refuses an encoder in its own way
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        message = (
+            f"{architecture!r} must go with the encoder, but got encoder={encoder!r} ({reason}); dpt takes vision "
+            "transformers (tu-vit_...), the others take convolutional encoders"
+        )
+        raise ConfigError([Fault("architecture", message)]) from error
     return made
+
+
+def _options(architecture: str, encoder: str) -> dict[str, Any]:
+    """What a transformer needs to take images of any size.
+
+    Patches of 14 pixels become 16, so that they divide the stride; pretrained patch embeddings are resampled.
+    """
+    if architecture != DPT:
+        return {}
+    size = {"patch_size": 16} if "patch14" in encoder else {}
+    return {"decoder_readout": "ignore", "dynamic_img_size": True, **size}
 
 
 def check_network(architecture: str, encoder: str) -> None:
@@ -154,13 +216,15 @@ def check_network(architecture: str, encoder: str) -> None:
         raise ConfigError(faults)
 
 
-def _load_encoder(network: nn.Module, encoder: str, weights: str) -> None:
+def _load_encoder(network: nn.Module, architecture: str, encoder: str, weights: str) -> None:
     part = network.get_submodule("encoder")
     if Path(weights).suffix in {".pt", ".pth", ".safetensors"} or os.sep in weights:
         load_weights(part, read_weights(weights), weights)
         return
     try:
-        pretrained = smp.create_model("unet", encoder, weights).get_submodule("encoder")
+        options = _options(architecture, encoder)
+        whole = smp.create_model("dpt" if options else "unet", encoder, weights, **options)
+        pretrained = whole.get_submodule("encoder")
     except Exception as error:  # the hub client raises many kinds; each means that the weights cannot be had
         raise WeightsUnavailable(
             [

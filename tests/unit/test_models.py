@@ -1,0 +1,54 @@
+"""Networks: any image size, every head its own, and refusals that name what does not fit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainable.errors import ConfigError
+from trainable.models import STRIDE, segmenter
+
+SMALL = "tu-test_resnet"
+
+
+@pytest.mark.parametrize("architecture", ["deeplabv3plus", "unet", "fpn"])
+@pytest.mark.parametrize("size", [(33, 64), (40, 72), (64, 64)])
+def test_an_image_of_any_size_gives_the_logits_of_the_padded_one(architecture: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    net = segmenter(architecture, SMALL, None, 3).eval()
+    image = torch.randn(1, 3, *size)
+    padded = torch.zeros(1, 3, size[0] + -size[0] % STRIDE, size[1] + -size[1] % STRIDE)
+    padded[..., : size[0], : size[1]] = image
+    with torch.no_grad():
+        logits = net(image)
+        expected = net(padded)[..., : size[0], : size[1]]
+    assert logits.shape == (1, 3, *size)
+    assert torch.equal(logits, expected)
+
+
+def test_heads_start_from_weights_of_their_own_and_the_network_is_their_mean() -> None:
+    torch.manual_seed(0)
+    net = segmenter("unet", SMALL, None, 3, num_heads=3).eval()
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        heads, mean = net.head_logits(image), net(image)
+    assert heads.shape == (3, 1, 3, 32, 32)
+    assert not torch.allclose(heads[0], heads[1]) and not torch.allclose(heads[1], heads[2])
+    assert torch.allclose(mean, heads.mean(0))
+
+
+def test_dpt_takes_a_vision_transformer_with_patches_that_do_not_divide_the_image() -> None:
+    torch.manual_seed(0)
+    net = segmenter("dpt", "tu-test_vit", None, 3).eval()
+    image = torch.randn(1, 3, 70, 33)
+    with torch.no_grad():
+        features = net.encode(image)
+        logits = net.decode(features, image.shape[2:])
+    assert all(f.ndim == 4 and f.shape[2:] == (6, 4) for f in features)
+    assert logits.shape == (1, 1, 3, 70, 33)
+
+
+@pytest.mark.parametrize(("architecture", "encoder"), [("dpt", SMALL), ("unetplusplus", "mit_b0")])
+def test_an_encoder_that_does_not_fit_is_refused_by_name(architecture: str, encoder: str) -> None:
+    with pytest.raises(ConfigError, match=encoder):
+        segmenter(architecture, encoder, None, 3)
