@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -142,8 +142,12 @@ def knob(
     return Field(default=default, ge=low, le=high, description=help, json_schema_extra=extra)
 
 
-def redeclared(section: type[BaseModel], name: str, default: Any) -> Any:
-    """A section's knob with another default, for the field that takes its place in a subclass.
+def redeclared(config: type[BaseModel], name: str, default: Any, **changes: Any) -> Any:
+    """A knob declared again with another default, for the field that takes its place in a subclass.
+
+    Args:
+        config: where it is declared. name: dotted. default: the new default.
+        changes: further arguments of `knob` that differ.
 
     >>> class Example(Section):
     ...     lr: float = knob(0.01, legal=(0, 10), help="Learning rate.")
@@ -152,13 +156,9 @@ def redeclared(section: type[BaseModel], name: str, default: Any) -> Any:
     >>> Slower().lr, knobs_of(Slower)["lr"].legal
     (0.001, (0, 10))
     """
-    field = section.model_fields[name]
-    declared = declared_knob(field)
-    if declared is None:
-        raise ValueError(f"{section.__name__}.{name} must be a knob, but is not declared as one")
-    each = _kind_of(field.annotation, declared)[0] == "per_class"
-    kept = {f.name: getattr(declared, f.name) for f in fields(Knob) if f.name not in ("name", "kind", "default")}
-    return knob(default, each=each, **kept)
+    found = knobs_of(config)[name]
+    kept = {key: value for key, value in vars(found).items() if key not in ("name", "kind", "default")}
+    return knob(default, each=found.kind == "per_class", **(kept | changes))
 
 
 def _plain(annotation: Any) -> Any:
