@@ -26,7 +26,7 @@ train:
   batch_size: 8
   optimizer: {lr: 5e-4}
   threshold: {default: 0.6, road: 0.7}
-space: per_class/thresholds
+space: {st.weight: {low: 0.5, high: 2}, ema_decay: {}}
 search: {trials: 12, max_hours: null}
 storage: ./runs
 seed: 3
@@ -172,6 +172,18 @@ def test_thresholds_go_by_the_classes_of_the_data(folder: Path) -> None:
     assert "(land, road), but got 'rod'; did you mean 'road'?" in message
 
 
+def test_a_space_is_checked_against_knobs_classes_and_what_is_fixed(folder: Path) -> None:
+    bad = "{st.wieght: {low: 1, high: 2}, threshold.rod: {}, steps: [1, 2], threshold.road: {}}"
+    found = messages(folder, GOOD.replace("{st.weight: {low: 0.5, high: 2}, ema_decay: {}}", bad))
+    assert [m.split(": ")[0] for m in found] == [
+        f"sweep.yaml:12:space.{k}" for k in ("st.wieght", "threshold.rod", "steps", "threshold.road")
+    ]
+    assert "did you mean 'st.weight'?" in found[0]
+    [message] = messages(folder, GOOD.replace("{st.weight: {low: 0.5, high: 2}, ema_decay: {}}", "per_class/fulll"))
+    assert message.startswith("sweep.yaml:12:space: ")
+    assert "did you mean 'per_class/full'?" in message
+
+
 def test_the_first_rung_must_lie_within_the_run(folder: Path) -> None:
     [message] = messages(folder, GOOD.replace("{trials: 12,", "{asha: {grace_steps: 3000},"))
     assert message.startswith("sweep.yaml:13:search.asha.grace_steps: grace_steps must not exceed steps=2000")
@@ -219,7 +231,7 @@ _KEYS = sorted(dotted_fields(SweepConfig)) + _TRAIN
 _SETS = st.builds("{}={}".format, st.sampled_from(_KEYS) | st.text(max_size=8), st.text(max_size=12))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(_KEYS), _JUNK), max_size=4))
 def test_any_value_at_any_key_gives_a_sweep_or_a_config_error(folder: Path, changes: list[tuple[str, Any]]) -> None:
     data = strict_yaml.loads(GOOD).data
@@ -238,7 +250,7 @@ def test_any_value_at_any_key_gives_a_sweep_or_a_config_error(folder: Path, chan
         assert all(fault.message for fault in error.faults)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_SETS, max_size=3))
 def test_any_override_gives_a_sweep_or_a_config_error(folder: Path, sets: list[str]) -> None:
     path = written(folder)
