@@ -222,6 +222,10 @@ class HealthConfig(Section):
         3, legal=(0, 10**6), searchable=False, why_not=_YARDSTICK, unit="evaluations",
         help="Evaluations in a row below that level.",
     )  # fmt: skip
+    plateau_evals: int = knob(
+        10, legal=(0, 10**6), searchable=False, why_not=_YARDSTICK, unit="evaluations",
+        help="Evaluations in a row that are no better than one constant answer.",
+    )  # fmt: skip
 
 
 class RecipeConfig(Section):

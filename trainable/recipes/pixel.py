@@ -14,6 +14,7 @@ from trainable.models import segmenter
 from trainable.optimizers import OptimizerSpec
 from trainable.pseudo_labels.target import Target
 from trainable.recipes.interface import Recipe
+from trainable.recipes.watch import shared_rules
 from trainable.task import IGNORE
 
 P = TypeVar("P", bound=PixelRecipeConfig)
@@ -117,14 +118,9 @@ class PixelRecipe(Recipe[P]):
         return total
 
     def rules(self) -> list[health.Rule]:
-        cfg = self.cfg.health
         named = ", ".join(f"threshold.{c}={t:g}" for c, t in self._named_thresholds())
-        made = [health.gap(cfg.gap_warn)]
-        if cfg.st_inactive_evals and self.needs_unlabeled:
-            made.append(health.st_inactive(cfg.st_inactive_evals, cfg.action, self.cfg.st.start_step, named))
-        if cfg.collapse_evals and self.direction == "max":
-            made.append(health.collapsed(self.objective, cfg.collapse_drop, cfg.collapse_evals, cfg.action))
-        return made
+        start = self.cfg.st.start_step if self.needs_unlabeled else None
+        return shared_rules(self.cfg, self.task, self.objective, start_step=start, threshold=named)
 
     def _named_thresholds(self) -> list[tuple[str, float]]:
         names = self.task.class_names
