@@ -1,0 +1,129 @@
+"""CPU-seconds per iteration of the loop, beside a textbook loop: same model, same data, one process at a time.
+
+    python -m tests.bench.loop_ratio [--steps 12] [--crop 128] [--encoder resnet50]
+
+Both sides train DeepLabV3+ with cross-entropy on labeled and selected pixels; CPU time counts every thread and child.
+Rounds alternate, and the ratio is that of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from tests.bench.textbook import Pairs, Textbook
+from trainable.config import RunConfig
+from trainable.data.synth import write_scenes
+from trainable.models import segmenter
+from trainable.session import Session, open_session
+
+THRESHOLD = 0.3
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and its ended children."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def our_session(root: Path, encoder: str, crop: int, batch: int, steps: int, directory: Path) -> Session:
+    """The loop's side, past the start of self-training."""
+    train = {
+        "steps": steps, "eval_every_steps": steps, "batch_size": batch, "crop_size": crop, "patience": 0,
+        "architecture": "deeplabv3plus", "encoder": encoder, "encoder_weights": None, "num_heads": 1, "head_dropout": 0.0,
+        "optimizer": {"lr": 0.01, "warmup_steps": 0, "head_lr_mult": 1.0}, "grad_clip": 10.0, "scale_every_steps": 0,
+        "loss": {"ce": 1.0, "dice": 0.0, "focal": 0.0, "class_weights": "none"}, "st": {"start_step": 0},
+        "threshold": THRESHOLD, "teacher": "student", "ema_decay": 0.999,
+    }  # fmt: skip
+    data = {
+        "root": str(root), "labeled": "splits/labelled.txt", "unlabeled": "splits/unlabelled.txt", "val": "splits/val.txt",
+        "classes": "class_mapping.csv", "group_by": r"^(p\d+)",
+    }  # fmt: skip
+    run = RunConfig.model_validate({"name": "bench", "recipe": "per_class", "data": data, "train": train})
+    return open_session(run, directory, Path("."), torch.device("cpu"))
+
+
+def our_round(session: Session, steps: int) -> float:
+    """CPU-seconds per iteration."""
+    begun = cpu_seconds()
+    for _ in range(steps):
+        session.enter_phase()
+        session.train_step()
+        session.between_steps()
+    return (cpu_seconds() - begun) / steps
+
+
+def textbook_round(make: Callable[[], Textbook], steps: int) -> float:
+    """CPU-seconds per iteration; the worker process is counted when it has ended."""
+    book = make()
+    book.step()
+    begun = cpu_seconds()
+    for _ in range(steps):
+        book.step()
+    del book
+    time.sleep(0.5)
+    return (cpu_seconds() - begun) / steps
+
+
+def main() -> None:
+    """Print the ratio, and write it as JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--crop", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--encoder", default="resnet50")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    random.seed(0)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "scenes"
+        write_scenes(root, photos=6, patches_per_photo=4, size=256, labeled=8, seed=0)
+        total = args.steps * args.rounds + 2
+        session = our_session(root, args.encoder, args.crop, args.batch, total, Path(scratch) / "run")
+        our_round(session, 2)
+        classes = session.recipe.task.num_classes
+
+        def book() -> Textbook:
+            torch.manual_seed(0)
+            loaders = []
+            for name in ("labelled", "unlabelled"):
+                ids = (root / "splits" / f"{name}.txt").read_text().split()
+                images = [next((root / "images").glob(f"{i}.*")) for i in ids]
+                masks = [root / "masks" / f"{i}.png" for i in ids]
+                pairs = Pairs(images, list(masks), args.crop, args.batch * (args.steps + 1))
+                loaders.append(DataLoader(pairs, batch_size=args.batch, num_workers=1))
+            net = segmenter("deeplabv3plus", args.encoder, None, classes)
+            return Textbook(net, loaders[0], loaders[1], [THRESHOLD] * classes)
+
+        ours, theirs = [], []
+        for _ in range(args.rounds):
+            theirs.append(textbook_round(book, args.steps))
+            ours.append(our_round(session, args.steps))
+        session.close()
+    result = {
+        "textbook_cpu_s": statistics.median(theirs), "thresher_cpu_s": statistics.median(ours),
+        "ratio": statistics.median(theirs) / statistics.median(ours), "encoder": args.encoder, "crop": args.crop,
+        "batch": args.batch, "rounds": args.rounds, "steps": args.steps,
+    }  # fmt: skip
+    print(
+        f"textbook {result['textbook_cpu_s']:.3f} CPU-s/iteration, thresher {result['thresher_cpu_s']:.3f}, "
+        f"ratio {result['ratio']:.2f}"
+    )
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
