@@ -29,7 +29,7 @@ def test_update_averages_every_element(seed: int, decay: float, buffers: str, as
     source, average = network(seed), ema.copy_of(network(seed + 1))
     before = copy.deepcopy(average.state_dict())
     given_decay = torch.tensor(decay, dtype=torch.float32) if as_tensor else decay
-    ema.update(average, source, given_decay, buffers=buffers)  # type: ignore[arg-type]
+    ema.update(average, source, given_decay, buffers=buffers)
     parameters = dict(average.named_parameters())
     for name, value in average.state_dict().items():
         new = source.state_dict()[name]
@@ -68,11 +68,11 @@ def test_copy_is_frozen_in_evaluation_mode_and_leaves_its_source_alone() -> None
 
 def test_a_source_in_low_precision_loses_nothing_of_the_average() -> None:
     source, average = nn.Linear(4, 4).bfloat16(), ema.copy_of(nn.Linear(4, 4))
-    before = average.weight.detach().clone()  # type: ignore[union-attr,operator]
+    before = average.weight.detach().clone()
     ema.update(average, source, 0.999)
     expected = 0.999 * before + 0.001 * source.weight.detach().float()
-    assert average.weight.dtype == torch.float32  # type: ignore[union-attr]
-    torch.testing.assert_close(average.weight.detach(), expected)  # type: ignore[union-attr,operator]
+    assert average.weight.dtype == torch.float32
+    torch.testing.assert_close(average.weight.detach(), expected)
 
 
 def test_modules_that_do_not_fit_are_refused() -> None:
@@ -81,4 +81,4 @@ def test_modules_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="one shape in both modules, but got"):
         ema.update(nn.Linear(2, 2), nn.Linear(3, 2), 0.9)
     with pytest.raises(ValueError, match="buffers must be"):
-        ema.update(nn.Linear(2, 2), nn.Linear(2, 2), 0.9, buffers="drop")  # type: ignore[arg-type]
+        ema.update(nn.Linear(2, 2), nn.Linear(2, 2), 0.9, buffers="drop")

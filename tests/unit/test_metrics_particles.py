@@ -30,7 +30,7 @@ def every_assignment(predicted: np.ndarray, truth: np.ndarray, radius: float) ->
 
 @settings(max_examples=60, deadline=None)
 @given(POINTS, POINTS, st.floats(0.5, 12.0))
-def test_matching_is_the_best_of_all_assignments(predicted, truth, radius: float) -> None:  # type: ignore[no-untyped-def]
+def test_matching_is_the_best_of_all_assignments(predicted, truth, radius: float) -> None:
     p = np.array(predicted, dtype=float).reshape(-1, 2)
     t = np.array(truth, dtype=float).reshape(-1, 2)
     match = match_points(p, t, radius)

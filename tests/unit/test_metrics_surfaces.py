@@ -147,7 +147,7 @@ def test_without_its_package_topo_is_absent_and_nothing_is_renormalized(
 def test_with_its_package_topo_enters_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
 
-    def score(**arguments):  # type: ignore[no-untyped-def]
+    def score(**arguments):
         seen.update(arguments)
         return SimpleNamespace(topo=SimpleNamespace(counts_by_dim={0: (2, 3, 5), 1: (0, 0, 0), 2: (0, 0, 0)}))
 
@@ -155,7 +155,7 @@ def test_with_its_package_topo_enters_the_score(monkeypatch: pytest.MonkeyPatch)
     ignore = volume(2, 3)
     values = surface_scores(volume(0, 3), volume(1, 3), ignore=ignore)
     assert values["val/topo"] == 0.5
-    parts = 0.30 * 0.5 + 0.35 * values["val/surface_dice"] + 0.35 * values["val/voi_score"]  # type: ignore[operator]
+    parts = 0.30 * 0.5 + 0.35 * values["val/surface_dice"] + 0.35 * values["val/voi_score"]
     assert values["val/surface_score"] == pytest.approx(parts)
     assert not (seen["predictions"].astype(bool) & ignore).any()
     assert surface_scores(volume(0, 2), volume(1, 2))["val/topo"] is None

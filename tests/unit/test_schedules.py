@@ -116,7 +116,7 @@ def test_plateau_gives_what_torch_gives(values: list[float], patience: int, mode
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode, reduce, patience, min_lr=1e-3, eps=0.0
     )
-    ours = schedules.Plateau(reduce, patience, mode=mode, floor=1e-3)  # type: ignore[arg-type]
+    ours = schedules.Plateau(reduce, patience, mode=mode, floor=1e-3)
     for step, value in enumerate(values):
         theirs.step(value)
         assert ours.observe(value, step) == pytest.approx(optimizer.param_groups[0]["lr"])
@@ -153,10 +153,10 @@ def test_plateau_takes_no_non_finite_value_for_its_best_and_resumes_where_it_was
         lambda: schedules.warm_restarts(1, 0),
         lambda: schedules.ema_decay(1, 1.5),
         lambda: schedules.Plateau(reduce=1.0),
-        lambda: schedules.Plateau(mode="low"),  # type: ignore[arg-type]
+        lambda: schedules.Plateau(mode="low"),
         lambda: schedules.constant(-1),
     ],
 )
-def test_a_schedule_refuses_what_it_cannot_mean(call) -> None:  # type: ignore[no-untyped-def]
+def test_a_schedule_refuses_what_it_cannot_mean(call) -> None:
     with pytest.raises(ValueError, match="but got"):
         call()

@@ -87,8 +87,7 @@ def cldice_loss(
     >>> round(cldice_loss(line, line).item(), 6)
     0.0
 
-    Source: arXiv 2003.07311. Differs from MONAI's in that the mean runs over images and channels instead of
-        one ratio for the whole batch.
+    Source: arXiv 2003.07311. Differs from MONAI's, which takes one ratio over all channels of an image.
     """
     probability, truth, _ = masked(probability, truth, mask)
     predicted = soft_skeleton(probability, iterations=iterations, erosion=erosion)
