@@ -31,18 +31,19 @@ from search.schema import (
     WandbConfig,
 )
 from trainable import strict_yaml
-from trainable.config import DataConfig, faults_of
+from trainable.config import DataConfig, RunConfig, faults_of
 from trainable.errors import ConfigError, Fault
 from trainable.recipes import RECIPES
 from trainable.strict_yaml import Document
 
 __all__ = [
     "AshaConfig", "BudgetConfig", "KeepConfig", "NotifyConfig", "ResourcesConfig", "SearchConfig", "SweepConfig",
-    "TrackingConfig", "WandbConfig", "load_sweep", "overridden",
+    "TrackingConfig", "WandbConfig", "load_data", "load_run", "load_sweep", "overridden",
 ]  # fmt: skip
 
 DATA_VARIABLE = "THRESHER_DATA"
 _VARIABLE = re.compile(r"\$\{([^}]*)\}?")
+_ONLY_SWEEPS = ("space", "search", "resources", "storage", "tracking", "notify")
 _LINE = re.compile(r":(\d+)(?::|$)")
 _PATHS = ("data.root", "data.classes", "data.labeled", "data.unlabeled", "data.val", "data.test", "data.cache.dir")
 _ROOTED = ("data.root", "storage")
@@ -80,6 +81,52 @@ def _line(fault: Fault) -> int:
     """Where a fault stands in the file; overrides come first."""
     found = _LINE.search(fault.where)
     return int(found.group(1)) if found else 0
+
+
+def load_run(path: str | Path, sets: Iterable[str] = ()) -> tuple[RunConfig, tuple[str, ...]]:
+    """Read one configuration: what `export` writes, or a sweep file, of which only what one run needs is taken.
+
+    Returns:
+        The configuration, and the sections of a sweep file that were left aside.
+
+    Raises:
+        ConfigError: every fault, each with file, line and key.
+    """
+    document = overridden(strict_yaml.load(path), sets)
+    aside = tuple(key for key in _ONLY_SWEEPS if key in document.data)
+    faults: list[Fault] = []
+    data = rooted(document, Path(path).resolve().parent, faults)
+    data = _normal(data, document, faults)
+    data = {key: value for key, value in data.items() if key not in _ONLY_SWEEPS}
+    made = validated(RunConfig, data, document, faults)
+    found: list[Fault] = []
+    _check_meaning(data, None, found)
+    faults += placed(found, document)
+    if faults or made is None:
+        raise ConfigError(sorted(faults, key=_line))
+    return made, aside
+
+
+def load_data(path: str | Path, sets: Iterable[str] = ()) -> tuple[DataConfig, bool]:
+    """Read the data section of a file, or take a folder as it is.
+
+    Returns:
+        The section, and whether the file's recipe trains on labeled images alone.
+
+    Raises:
+        ConfigError: every fault of the section.
+    """
+    whole = Path(path)
+    given = Document(str(path), {"data": {"root": str(whole.resolve())}}) if whole.is_dir() else strict_yaml.load(path)
+    document = overridden(given, sets)
+    faults: list[Fault] = []
+    data = rooted(document, whole.resolve().parent, faults)
+    section = data.get("data", {})
+    made = validated(DataConfig, section, document, faults, prefix="data")
+    if faults or made is None:
+        raise ConfigError(sorted(faults, key=_line))
+    recipe = RECIPES.get(str(data.get("recipe")))
+    return made, recipe is not None and not recipe.needs_unlabeled
 
 
 def _normal(data: dict[str, Any], document: Document, faults: list[Fault]) -> dict[str, Any]:
