@@ -58,7 +58,7 @@ class Meters:
         signals = {f"mean:{name}": value for name, value in {**out.losses, **extra}.items()}
         if out.target is not None:
             for name, value in out.target.stats.items():
-                signals[f"{'mean' if name == 'threshold' else 'sum'}:{name}"] = value
+                signals[f"{'mean' if name in _MEANS else 'sum'}:{name}"] = value
         key = tuple((name, value.numel()) for name, value in signals.items())
         parts = [value.detach().reshape(-1).to(torch.float64) for value in signals.values()]
         current = torch.cat([*parts, torch.ones(1, dtype=torch.float64, device=self._device)])
@@ -141,6 +141,7 @@ def read(sums: Sums, class_names: tuple[str, ...]) -> dict[str, float | None]:
 
 
 _PER_CLASS = {"threshold"}
+_MEANS = _PER_CLASS | {"st/entropy_limit"}
 _PARTS = {"st/selected", "st/predicted", "st/pl_right", "st/pl_known"}
 _RATIOS = {
     "st/ratio": ("st/pixels_selected", "st/pixels_seen"),

@@ -108,10 +108,12 @@ class Preset:
     Attributes:
         values: knobs by dotted name; per-class values go by class name.
         about: where it comes from.
+        baseline: whether a search starts with it; False where it isolates one trait or reproduces a flaw.
     """
 
     values: Mapping[str, Any]
     about: str
+    baseline: bool = True
 
 
 class Recipe(ABC, Generic[C]):

@@ -9,27 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from trainable import ema
-from trainable.config import PixelRecipeConfig
-from trainable.data.augment import mix
-from trainable.knob import DEFAULT_CLASS, PerClass, Probability, knob
-from trainable.models import Segmenter, segmenter
-from trainable.pseudo_labels import mean_probabilities, select_per_class
-from trainable.pseudo_labels.target import Target
+from trainable.knob import DEFAULT_CLASS, PerClass, Probability, knob, redeclared
+from trainable.models import segmenter
 from trainable.recipes.interface import Batch, Nets, Opt, Phase, Preset, Sched, StepOut
-from trainable.recipes.pixel import PixelRecipe, optimizer_spec
+from trainable.recipes.pixel import optimizer_spec
+from trainable.recipes.selection import SelectingConfig, SelectingRecipe, ThresholdMode, mixed
 
 
-class PerClassConfig(PixelRecipeConfig):
+class PerClassConfig(SelectingConfig):
     """Knobs of `per_class`."""
 
-    threshold: PerClass[Probability] = knob(
-        0.6, legal=(0.0, 1.0), search=(0.2, 0.99), unit="probability", acts_from="self_training", each=True,
-        help="A pixel of a class becomes a pseudo-label where its probability exceeds this.",
-    )  # fmt: skip
+    threshold: PerClass[Probability] = redeclared(SelectingConfig, "threshold", 0.6)
+    threshold_mode: ThresholdMode = redeclared(SelectingConfig, "threshold_mode", "per_class")
     teacher: Literal["student", "ema"] = knob(
         "ema", acts_from="self_training", help="Which network labels the unlabeled images, in evaluation mode."
     )
@@ -44,12 +38,12 @@ class PerClassConfig(PixelRecipeConfig):
     deep_supervision: float = knob(
         0.0, legal=(0.0, 10.0), search=(0.0, 1.0), help="Weight of each head's own labeled loss."
     )
-    joint_forward: bool = knob(
-        True, searchable=False, why_not="it is a matter of speed", acts_from="self_training",
-        help="One forward pass for the labeled and the unlabeled batch, so that they share batch statistics.",
-    )  # fmt: skip
+    ema_buffers: Literal["average", "copy"] = knob(
+        "average", help="Running statistics of the averaged network: averaged like its weights, or the student's."
+    )
 
     def conflicts(self) -> list[str]:
+        """What two knobs together break."""
         found = list(super().conflicts())
         last = self.head_dropout + self.head_dropout_step * (self.num_heads - 1)
         if last >= 1:
@@ -71,17 +65,25 @@ _AS_DOCUMENTED = {
     "augment.zoom_min": 0.5, "augment.zoom_max": 1.6, "augment.flip": True,
 }  # fmt: skip
 
-_V30 = {
+_V30_THRESHOLD = {
     "background": 0.0, "Badan Air": 0.60, "Bangunan": 0.65, "Jalan": 0.70, "Pohon Berinang": 0.65,
     "Snake Fruit": 0.55, "Tanah Terbuka": 0.60, DEFAULT_CLASS: 0.625,
 }  # fmt: skip
-_V31 = {
+_V31_THRESHOLD = {
     "background": 0.0, "Badan Air": 0.50, "Bangunan": 0.55, "Jalan": 0.60, "Pohon Berinang": 0.55,
     "Snake Fruit": 0.45, "Tanah Terbuka": 0.50, DEFAULT_CLASS: 0.525,
 }  # fmt: skip
+_V30 = _AS_DOCUMENTED | {
+    "steps": 50_000, "optimizer.lr": 2.5e-4, "optimizer.warmup_steps": 1000, "patience": 15, "st.weight": 1.0,
+    "scale_min": 256, "scale_max": 384, "threshold": _V30_THRESHOLD,
+}  # fmt: skip
+_V31 = _AS_DOCUMENTED | {
+    "steps": 75_000, "optimizer.lr": 3e-4, "optimizer.warmup_steps": 1500, "patience": 40, "st.weight": 1.5,
+    "scale_min": 256, "scale_max": 320, "threshold": _V31_THRESHOLD,
+}  # fmt: skip
 
 
-class PerClassThresholds(PixelRecipe[PerClassConfig]):
+class PerClassThresholds(SelectingRecipe[PerClassConfig]):
     """DeepLabV3+ with several heads, self-trained on pixels above their class's threshold."""
 
     name: ClassVar[str] = "per_class"
@@ -93,23 +95,27 @@ class PerClassThresholds(PixelRecipe[PerClassConfig]):
     }  # fmt: skip
     config: ClassVar[type[PerClassConfig]] = PerClassConfig
     presets: ClassVar[Mapping[str, Preset]] = {
-        "V3.0": Preset(
-            _AS_DOCUMENTED | {
-                "steps": 50_000, "optimizer.lr": 2.5e-4, "optimizer.warmup_steps": 1000, "patience": 15, "st.weight": 1.0,
-                "scale_min": 256, "scale_max": 384, "threshold": _V30,
-            },
-            "V3.0 of the land-cover system: thresholds 0.55 to 0.70, stopped after 15 evaluations",
+        "V3.0": Preset(_V30, "V3.0 of the land-cover system: thresholds 0.55 to 0.70, stopped after 15 evaluations"),
+        "V3.1": Preset(_V31, "V3.1: thresholds 0.10 lower, patience 40, self-training weight 1.5, longer"),
+        "legacy_V3.1": Preset(
+            _V31 | {"ema_buffers": "copy"},
+            "V3.1 with averaged weights on the student's own running statistics, as it was run",
+            baseline=False,
         ),
-        "V3.1": Preset(
-            _AS_DOCUMENTED | {
-                "steps": 75_000, "optimizer.lr": 3e-4, "optimizer.warmup_steps": 1500, "patience": 40, "st.weight": 1.5,
-                "scale_min": 256, "scale_max": 320, "threshold": _V31,
-            },
-            "V3.1: thresholds 0.10 lower, patience 40, self-training weight 1.5, longer",
+        "V3.1_background": Preset(
+            _V31 | {"threshold": _V31_THRESHOLD | {"background": 0.525}},
+            "V3.1 with the background held to the mean threshold of the other classes instead of 0.0",
+            baseline=False,
         ),
-    }  # fmt: skip
+        "V3.1_one_threshold": Preset(
+            _V31 | {"threshold_mode": "fixed"},
+            "V3.1 with one threshold, the mean 0.525, for every class",
+            baseline=False,
+        ),
+    }
 
     def network(self) -> nn.Module:
+        """A segmentation network with `num_heads` heads."""
         cfg = self.cfg
         return segmenter(
             cfg.architecture, cfg.encoder, cfg.encoder_weights, self.task.num_logits, num_heads=cfg.num_heads,
@@ -117,40 +123,44 @@ class PerClassThresholds(PixelRecipe[PerClassConfig]):
         )  # fmt: skip
 
     def phases(self) -> Sequence[Phase]:
+        """One phase; unlabeled images join at `st.start_step`."""
         return [
             Phase(
                 name="self_training", steps=self.cfg.steps,
                 streams=(self.labeled_stream(), self.unlabeled_stream(1 if self.cfg.strong_view else 0)),
                 optimizers={"net": optimizer_spec(self.cfg, "net")},
-                schedules={"ema_decay": lambda step: self.cfg.ema_decay, "st.weight": self.st_weight},
+                schedules={
+                    "ema_decay": lambda step: self.cfg.ema_decay, "st.weight": self.st_weight,
+                    **self.selection_schedules(),
+                },
             )
         ]  # fmt: skip
 
     def step(self, nets: Nets, batch: Batch, sched: Sched, opt: Opt) -> StepOut:
+        """Label the weak view, train on labels and pseudo-labels, move the average on."""
         labeled, unlabeled = batch["labeled"], batch.get("unlabeled")
         if unlabeled is None:
-            heads = self._heads(nets["net"], labeled.image)
-            supervised = self._supervised(heads, labeled.label)
+            supervised = self._supervised(self.heads(nets["net"], labeled.image), labeled.label)
             out = StepOut({"loss/total": supervised, "loss/sup": supervised})
         else:
-            target = self._pseudo_labels(nets, unlabeled.image, unlabeled.valid)
+            probabilities = self.teach(nets[self._teacher], unlabeled.image)
+            target = self.select(probabilities, unlabeled.valid, sched)
             view = unlabeled.image
             if unlabeled.strong:
                 view, target = unlabeled.strong[0], mixed(target, unlabeled.boxes[0])
-            heads, student = self._both(nets["net"], labeled.image, view)
+            heads, student = self.both(nets["net"], labeled.image, view)
             supervised = self._supervised(heads, labeled.label)
-            self_training = self.labeled_loss(student, target.label, target)
+            self_training = self.self_training_loss(student, target)
             total = supervised + sched["st.weight"] * self_training
             out = StepOut({"loss/total": total, "loss/sup": supervised, "loss/st": self_training}, target)
         out.losses["loss/total"].backward()
         opt["net"].step()
-        ema.update(nets["ema"], nets["net"], sched["ema_decay"])
+        ema.update(nets["ema"], nets["net"], sched["ema_decay"], buffers=self.cfg.ema_buffers)
         return out
 
-    def _heads(self, net: nn.Module, image: Tensor) -> Tensor:
-        assert isinstance(net, Segmenter)
-        with self.precision():
-            return net.head_logits(image)
+    @property
+    def _teacher(self) -> str:
+        return "ema" if self.cfg.teacher == "ema" else "net"
 
     def _supervised(self, heads: Tensor, label: Tensor) -> Tensor:
         """The loss of the mean logits, and of every head where deep supervision is on."""
@@ -159,34 +169,11 @@ class PerClassThresholds(PixelRecipe[PerClassConfig]):
             loss = loss + self.cfg.deep_supervision * self.labeled_loss(logits, label)
         return loss
 
-    def _both(self, net: nn.Module, labeled: Tensor, unlabeled: Tensor) -> tuple[Tensor, Tensor]:
-        """Head logits of the labeled batch and mean logits of the unlabeled one."""
-        if self.cfg.joint_forward and labeled.shape[2:] == unlabeled.shape[2:]:
-            heads = self._heads(net, torch.cat([labeled, unlabeled]))
-            return heads[:, : len(labeled)], heads[:, len(labeled) :].mean(0)
-        return self._heads(net, labeled), self._heads(net, unlabeled).mean(0)
-
-    @torch.no_grad()
-    def _pseudo_labels(self, nets: Nets, image: Tensor, valid: Tensor) -> Target:
-        net = nets["ema" if self.cfg.teacher == "ema" else "net"]
-        training = net.training
-        net.eval()
-        probabilities = mean_probabilities(self._heads(net, image))
-        net.train(training)
-        return select_per_class(probabilities, self.state["threshold"], valid)
-
     def probabilities(self, nets: Nets, image: Tensor) -> Tensor:
-        return mean_logit_probabilities(self._heads(nets[self.evaluated], image))
+        """Softmax of the averaged network's mean logits."""
+        return mean_logit_probabilities(self.heads(nets[self.evaluated], image))
 
 
 def mean_logit_probabilities(heads: Tensor) -> Tensor:
     """Softmax of the heads' mean logits, float32[B, C, *S]; heads: float[K, B, C, *S]."""
     return heads.float().mean(0).softmax(1)
-
-
-def mixed(target: Target, box: Tensor) -> Target:
-    """A target whose pixels follow CutMix: inside the box they are the next image's.
-
-    The counts stay those of the labels before mixing.
-    """
-    return Target(mix(target.label, box), mix(target.weight, box), mix(target.valid, box), target.stats)

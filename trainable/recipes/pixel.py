@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from trainable import ema, health, losses, schedules
 from trainable.config import PixelRecipeConfig, RecipeConfig, per_class
 from trainable.data.loaders import Geometry, MultiScale, Photometric, Stream
+from trainable.losses.reduction import Normalize
 from trainable.models import segmenter
 from trainable.optimizers import OptimizerSpec
 from trainable.pseudo_labels.target import Target
@@ -96,25 +97,33 @@ class PixelRecipe(Recipe[P]):
     def device_state(self) -> dict[str, Tensor]:
         return {"class_weight": self.class_weight(), "threshold": self.thresholds()}
 
-    def labeled_loss(self, logits: Tensor, label: Tensor, target: Target | None = None) -> Tensor:
+    def labeled_loss(
+        self, logits: Tensor, label: Tensor, target: Target | None = None, normalize: Normalize = "valid"
+    ) -> Tensor:
         """ce * CE + dice * Dice + focal * Focal over valid pixels, as `loss.*` says.
 
         Args:
             logits: float[B, C, *S]. label: int64[B, *S]. target: pseudo-labels whose weights count.
+            normalize: whether CE and Focal are means over the pixels with a label (`valid`) or over all that are not
+            padding (`all`); Dice has no such mean.
         """
         cfg = self.cfg.loss
-        weight = None if target is None else target.weight
+        weight, valid = (None, None) if target is None else (target.weight, target.valid)
         total = logits.new_zeros((), dtype=torch.float32)
         if cfg.ce:
             total = total + cfg.ce * losses.cross_entropy(
-                logits, label, class_weight=self.state["class_weight"], pixel_weight=weight, ignore_index=IGNORE
-            )
+                logits, label, class_weight=self.state["class_weight"], pixel_weight=weight, valid=valid,
+                ignore_index=IGNORE, normalize=normalize,
+            )  # fmt: skip
         if cfg.dice:
-            total = total + cfg.dice * losses.dice_loss(logits, label, pixel_weight=weight, ignore_index=IGNORE)
+            total = total + cfg.dice * losses.dice_loss(
+                logits, label, pixel_weight=weight, valid=valid, ignore_index=IGNORE
+            )
         if cfg.focal:
             total = total + cfg.focal * losses.focal_loss(
-                logits, label, alpha=cfg.focal_alpha, gamma=cfg.focal_gamma, pixel_weight=weight, ignore_index=IGNORE
-            )
+                logits, label, alpha=cfg.focal_alpha, gamma=cfg.focal_gamma, pixel_weight=weight, valid=valid,
+                ignore_index=IGNORE, normalize=normalize,
+            )  # fmt: skip
         return total
 
     def rules(self) -> list[health.Rule]:
