@@ -12,6 +12,7 @@ from search.events import Event, decode, encode, is_whole
 from search.store.atomic import PASSING, TEMP_SUFFIX, explain, sync_dir, write_all, write_atomic
 from search.store.base import EVENTS, LEASE, Store, relative
 from search.store.clock import Clock
+from search.store.identity import pid_alive
 from search.store.lease import LeaseFile
 from search.store.lines import read_lines
 from search.store.local_lease import LocalLeaseFile
@@ -20,6 +21,9 @@ from trainable.faults import declare, fault_point
 
 ROTATE_BYTES = 64 * 2**20
 """A log file that has grown to this size is followed by a new one."""
+
+LEFTOVER_S = 3600.0
+"""A temporary file of this age is nobody's."""
 
 TRIES = 6
 """How often a write is tried while a mount gives errors that pass."""
@@ -267,7 +271,16 @@ class LocalStore(Store):
     def _owner_setup(self) -> None:
         for leftover in (*self.path.glob(f".*{TEMP_SUFFIX}"), *self.path.glob(f"*/.*{TEMP_SUFFIX}")):
             with contextlib.suppress(OSError):
-                leftover.unlink()
+                if self._is_leftover(leftover):
+                    leftover.unlink()
+
+    def _is_leftover(self, temp: Path) -> bool:
+        """Whether nobody is about to rename a temporary file: another process may just be trying for the lease."""
+        if self.clock.wall() - temp.stat().st_mtime > LEFTOVER_S:
+            return True
+        pid = temp.name.split(".")[-3:-2]
+        ours = not temp.name.startswith(".lease") and not temp.name.startswith("..lease")
+        return ours and pid != [] and pid[0].isdecimal() and not pid_alive(int(pid[0]))
 
     def _owner_teardown(self) -> None:
         self._close_segment()
