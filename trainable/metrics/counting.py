@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 # Adding ones to a handful of bins makes every thread of a GPU queue for the same few addresses; neighboring
-# elements therefore count in copies of the bins, which are added up at the end.
-_COPIES = 64
+# elements therefore count in copies of the bins, which are added up at the end. Many bins need no copies.
+_CELLS = 4096
+_MOST_COPIES = 64
 
 
 def count_bins(index: Tensor, num_bins: int) -> Tensor:
@@ -27,10 +28,11 @@ def count_bins(index: Tensor, num_bins: int) -> Tensor:
     [1, 0, 2, 0]
     """
     flat = index.reshape(-1).long()
-    lane = torch.arange(flat.numel(), device=flat.device) % _COPIES
-    bins = torch.zeros(num_bins * _COPIES, dtype=torch.int64, device=flat.device)
-    bins.scatter_add_(0, flat * _COPIES + lane, torch.ones_like(flat))
-    return bins.view(num_bins, _COPIES).sum(1)
+    copies = max(1, min(_MOST_COPIES, _CELLS // max(num_bins, 1)))
+    lane = torch.arange(flat.numel(), device=flat.device) % copies
+    bins = torch.zeros(num_bins * copies, dtype=torch.int64, device=flat.device)
+    bins.scatter_add_(0, flat * copies + lane, torch.ones_like(flat))
+    return bins.view(num_bins, copies).sum(1)
 
 
 def count_classes(label: Tensor, mask: Tensor, num_classes: int) -> Tensor:
