@@ -6,11 +6,23 @@ from typing import Any
 
 from trainable.config import nearest
 from trainable.errors import ConfigError, Fault
+from trainable.recipes.diverse_head import DiverseHead
 from trainable.recipes.interface import Recipe
 from trainable.recipes.per_class import PerClassThresholds
+from trainable.recipes.s4gan import S4gan
+from trainable.recipes.s4gan_v2 import S4ganV2
 from trainable.recipes.supervised import Supervised
 
-RECIPES: dict[str, type[Recipe[Any]]] = {kind.name: kind for kind in (Supervised, PerClassThresholds)}
+RECIPES: dict[str, type[Recipe[Any]]] = {
+    kind.name: kind
+    for kind in (
+        Supervised,
+        S4gan,
+        S4ganV2,
+        PerClassThresholds,
+        DiverseHead,
+    )
+}
 
 
 def get_recipe(name: str) -> type[Recipe[Any]]:
