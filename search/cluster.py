@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import worker as ray_worker
 from ray._private.state import state as global_state
 
 from search.store.identity import pid_alive
@@ -131,11 +132,30 @@ def connected(
                 f"Ray: {where} must be reachable, but got {error}; check the address"
             ) from error
         try:
-            yield Cluster(where == "local", temp)
+            with _no_raw_errors():
+                yield Cluster(where == "local", temp)
         finally:
             ray.shutdown()
     finally:
         shutil.rmtree(temp, ignore_errors=True)
+
+
+@contextmanager
+def _no_raw_errors() -> Iterator[None]:
+    """Keeps Ray from printing a page of its own when a trial's process dies: one line of ours says it better."""
+    before = getattr(ray_worker, "print_to_stdstream", None)
+    if before is None:
+        yield
+        return
+    ray_worker.print_to_stdstream = _print_nothing
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = before
+
+
+def _print_nothing(*args: Any, **options: Any) -> None:
+    """In the place of Ray's printer."""
 
 
 def check_safe(address: str, insecure: bool) -> None:

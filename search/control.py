@@ -22,6 +22,8 @@ LEAVE_WITHIN_S = 60.0
 NOTICE_VARIABLE = "THRESHER_NOTICE_S"
 _TICK_S = 0.2
 _FILE_EVERY_S = 2.0
+_NOW_WITHIN_S = 8.0
+_LOOK_EVERY_S = 5.0
 _SAME_S = 0.3
 """A second signal within this time is the same key press, passed on by whatever started us."""
 _SIGNALS = {"SIGINT": "interrupt", "SIGBREAK": "interrupt", "SIGTERM": "sigterm", "SIGHUP": "sigterm"}
@@ -30,7 +32,10 @@ EXIT_CODES = {"interrupt": 130, "sigterm": 143, "failing_rung": 3}
 
 
 class StopNow(BaseException):
-    """The user asked twice: no waiting for trials. Not an `Exception`, so that nothing on the way swallows it."""
+    """The user asked twice: no waiting for trials. Not an `Exception`, so that nothing on the way swallows it.
+
+    It is raised at the next step of the search, never in the middle of a write or of a call of Ray.
+    """
 
 
 class StopFiles(Protocol):
@@ -55,8 +60,10 @@ class Control:
         kill: ends a trial's process; called for one that has not left in time.
         running: numbers of the trials that now run.
         say: a line for the user.
+        look: called every few seconds, for whatever else must be watched.
         max_hours: hours after which the run ends.
         clock: monotonic seconds.
+        end_process: called when the user asked to end at once and the search did not get to its next step.
     """
 
     def __init__(
@@ -67,19 +74,23 @@ class Control:
         kill: Callable[[int], None],
         running: Callable[[], set[int]],
         say: Callable[[str], None],
+        look: Callable[[], None] = lambda: None,
         max_hours: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        end_process: Callable[[int], object] = os._exit,
     ) -> None:
+        self._end_process, self._look = end_process, look
         self._files, self._raise_flag, self._kill, self._running = files, raise_flag, kill, running
         self._say, self._clock = say, clock
         self._ends_at = None if max_hours is None else clock() + 3600 * max_hours
         self._signals: list[str] = []
         self._signal_at: dict[str, float] = {}
+        self._now_at: float | None = None
         self._killed: set[int] = set()
         self._asked: dict[int, tuple[str, float]] = {}
         self._reason: str | None = None
         self._deadline: float | None = None
-        self._file_at = clock()
+        self._file_at = self._look_at = clock()
         self._lock = threading.RLock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="control", daemon=True)
@@ -88,6 +99,11 @@ class Control:
     def reason(self) -> str | None:
         """Why the run is to end: interrupt, sigterm, stop, max_hours, failing_rung; None while it goes on."""
         return self._reason or (self._signals[0] if self._signals else None)
+
+    @property
+    def now(self) -> bool:
+        """Whether the run is to end without waiting for trials."""
+        return self._now_at is not None
 
     def asked_of(self, trial: int) -> str | None:
         """Why this trial alone was told to leave."""
@@ -121,6 +137,8 @@ class Control:
     def tick(self) -> None:
         """Looks at everything once; called by the thread, and by tests."""
         now = self._clock()
+        if self._now_at is not None and now > self._now_at + _NOW_WITHIN_S:
+            self._end_process(EXIT_CODES[self._signals[0]])
         if self._signals and self._reason is None:
             self.stop_run(self._signals[0], _WORDS[self._signals[0]])
         if self._ends_at is not None and now >= self._ends_at:
@@ -130,6 +148,9 @@ class Control:
             self._read_file()
             self._raise_again()
         self._press(now)
+        if now - self._look_at >= _LOOK_EVERY_S:
+            self._look_at = now
+            self._look()
 
     def start(self) -> None:
         """Begins to look, five times a second."""
@@ -166,8 +187,8 @@ class Control:
         self._signal_at.setdefault(name, now)
         if before is None:
             self._signals.append(name)
-        elif now - before > _SAME_S:
-            raise StopNow
+        elif now - before > _SAME_S and self._now_at is None:
+            self._now_at = now
 
     def _watch(self) -> None:
         while not self._over.wait(_TICK_S):

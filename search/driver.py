@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 
 from search import messages
-from search.control import Control
+from search.control import Control, StopNow
 from search.failure import Failure, died, redacted, tail
 from search.flags import EVERY_TRIAL
 from search.patient_log import PatientLog
@@ -107,6 +107,17 @@ class Driver:
         actor = None if trial is None else trial.temporary_state.ray_actor
         if actor is not None:
             ray.kill(actor)
+
+    def kill_all(self) -> None:
+        """Ends every trial's process and records it as paused; nobody waits for Tune any more."""
+        for number in self.running():
+            self.kill(number)
+        for number, record in list(self.log.state.trials.items()):
+            if record.state is TrialState.RUNNING:
+                reason = self._run_reason()
+                self.log.append(
+                    "paused", trial=number, attempt=record.attempts, step=record.step, reason=reason
+                )
 
     def kill_hung(self) -> None:
         """Ends processes that stand still so hard that not even their own watch could end them."""
@@ -220,7 +231,9 @@ class Driver:
             self.error = error
 
     def raise_kept(self) -> None:
-        """Raises what was kept."""
+        """Raises what was kept, or that the user wants it to end at once."""
+        if self.control is not None and self.control.now:
+            raise StopNow
         if self.error is not None:
             raise self.error
 

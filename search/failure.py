@@ -24,6 +24,7 @@ from trainable.errors import (
 OURS = ("trainable", "spaces", "search")
 LOG_LINES = 20
 _SECRET_NAME = re.compile(r"key|token|secret|password|passwd|credential", re.IGNORECASE)
+_LIBRARY = re.compile(r"(site|dist)-packages|[\\/]lib[\\/]python\d|[\\/]Lib[\\/]|^<")
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -146,15 +147,20 @@ def died(reason: str, last_words: str | None) -> Failure:
 
 
 def first_frame_of_ours(trace: TracebackType | None) -> str | None:
-    """The innermost frame of this project's own packages: `trainable/loop.py:40 in step`."""
-    found = None
+    """The innermost frame of this project's own packages: `trainable/loop.py:40 in step`.
+
+    Where there is none but the one that called the training, the innermost that is not of a library.
+    """
+    ours = other = None
     for frame in traceback.extract_tb(trace):
-        path = Path(frame.filename)
-        package = next((part for part in path.parts[:-1][::-1] if part in OURS), None)
-        if package is not None and "site-packages" not in path.parts:
-            start = len(path.parts) - 1 - path.parts[::-1].index(package)
-            found = f"{'/'.join(path.parts[start:])}:{frame.lineno} in {frame.name}"
-    return found
+        parts = Path(frame.filename).parts
+        if _LIBRARY.search(frame.filename) or parts[-2:] == ("search", "trial.py"):
+            continue
+        package = next((i for i in reversed(range(len(parts) - 1)) if parts[i] in OURS), None)
+        shown = parts[-3:] if package is None else parts[package:]
+        text = f"{'/'.join(shown)}:{frame.lineno} in {frame.name}"
+        ours, other = (ours, text) if package is None else (text, other)
+    return ours or other
 
 
 def tail(log: bytes, lines: int = LOG_LINES) -> str:

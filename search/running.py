@@ -107,7 +107,7 @@ def run_sitting(log: PatientLog, sitting: Sitting, cluster: Cluster, progress: P
     driver = Driver(log, flags, slots, retries=config.search.retries, total=sitting.total, say=progress.say)
     control = Control(
         log.store, raise_flag=driver.raise_flag, kill=driver.kill, running=driver.running, say=progress.say,
-        max_hours=config.search.max_hours,
+        look=driver.kill_hung, max_hours=config.search.max_hours,
     )  # fmt: skip
     driver.control = control
     log.giving_up = lambda: control.reason is not None
@@ -116,17 +116,15 @@ def run_sitting(log: PatientLog, sitting: Sitting, cluster: Cluster, progress: P
         gpus=slots.trial_gpus, threads=slots.threads, limit_s=config.search.hang_s,
         start_limit_s=_START_LIMIT_FACTOR * config.search.hang_s,
     )  # fmt: skip
-    reason: str | None
     with control.signals():
         control.start()
         try:
             _fit(log, sitting, cluster, driver, job, progress)
-            reason = control.reason
-            result = _closed(log, sitting, reason)
+            result = _closed(log, sitting, control.reason)
         except StopNow:
-            # Nothing is written any more: whatever was being written may be half in memory. The log is whole.
-            progress.say("stopped at once; trials go on from their last checkpoints at resume")
-            result = summary(log, EXIT_CODES.get(control.reason or "interrupt", 130), control.reason)
+            progress.say("stopped at once: trials go on from their last checkpoints at resume")
+            driver.kill_all()
+            result = _closed(log, sitting, control.reason)
         finally:
             control.stop()
     return result
