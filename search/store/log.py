@@ -111,11 +111,9 @@ class RunLog:
                 except LogMoved as moved:
                     for known in moved.events:
                         self.state.apply(known)
-                    if moved.events and (moved.events[-1].type, moved.events[-1].payload) == (
-                        event_type,
-                        plain,
-                    ):
-                        return moved.events[-1]
+                    last = moved.events[-1]
+                    if (last.epoch, last.type, last.payload) == (self.store.epoch, event_type, plain):
+                        return last  # An earlier call wrote it, and was told that it had failed.
                     continue
                 self.state.apply(event)
                 return event

@@ -248,7 +248,6 @@ class ObjectStore(Store):
 
     def _merge(self) -> None:
         """Puts the content of all small objects in place of the first, then removes the others."""
-        assert self._lease is not None
         parts = list(self._parts)
         with ThreadPoolExecutor(_READERS) as readers:
             contents = list(readers.map(lambda part: part.data or self._content(part.name) or b"", parts))

@@ -53,17 +53,17 @@ class S3Server:
             time.sleep(self.delay_s)
         if self.refuse and self.only in path:
             self.refuse -= 1
-            return self._unavailable(environ, start_response)
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            return self._unavailable(start_response)
         with self._lock:
             if method == "PUT" and self.lose and self.only in path:
                 self.lose -= 1
                 list(self._app(environ, lambda *_: None))
-                return self._unavailable(environ, start_response)
+                return self._unavailable(start_response)
             return list(self._app(environ, start_response))
 
     @staticmethod
-    def _unavailable(environ: dict[str, Any], start_response: Callable[..., Any]) -> _Answer:
-        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    def _unavailable(start_response: Callable[..., Any]) -> _Answer:
         start_response("503 Slow Down", [("Content-Type", "text/plain"), ("Content-Length", "4")])
         return [b"slow"]
 
