@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search.records import RunState, TrialRecord
-from search.store import RunLog, open_store
+from search.status import read_run
 from trainable import strict_yaml
 from trainable.config import RunConfig
 from trainable.errors import ConfigError, Fault
@@ -43,8 +43,7 @@ def export(run: str, trial: int | None = None, output: Path | None = None) -> Ex
         ConfigError: there is no such trial, or none with a result.
         StoreError: the run cannot be read, or the file cannot be written.
     """
-    store = open_store(run)
-    state = RunLog.open(store).state
+    store, state = read_run(run)
     chosen = chosen_trial(state, run, trial)
     config = exported_config(state, run, chosen)
     text = header(state, run, chosen) + strict_yaml.dump(config.model_dump(mode="json", by_alias=True))

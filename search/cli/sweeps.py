@@ -1,0 +1,108 @@
+"""Running a search: preview, sweep, status, resume, stop."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from search.cli.output import Json, Sets, print_json, print_rows, say, shown
+from search.cluster import connected
+from search.config import load_sweep
+from search.preview import cost, measure, plan, where
+from search.schema import MANY_TRIALS
+from search.status import ROWS, ask_to_stop
+from search.status import status as status_of
+from trainable.data.check import inspect
+from trainable.recipes import get_recipe
+
+File = Annotated[Path, typer.Argument(help="The sweep file.")]
+Run = Annotated[str, typer.Argument(help="The run directory, or its URI.")]
+Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster; left out: this machine alone.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Join a cluster that asks for no token.")]
+Leak = Annotated[bool, typer.Option("--allow-leak", help="Accept a photo on both sides of a split; it is recorded.")]
+
+
+def preview(
+    file: File, sets: Sets = None, address: Address = None, insecure: Insecure = False,
+    no_probe: Annotated[bool, typer.Option("--no-probe", help="Measure nothing.")] = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Say what a sweep would run, and what it would cost here."""
+    config = load_sweep(file, sets or ())
+    inspect(
+        config.data, Path.cwd(), supervised=not get_recipe(config.recipe).needs_unlabeled, decode=False
+    ).raise_faults()
+    found = plan(config)
+    answer: dict[str, Any] = {"run": config.run, "plan": asdict(found), "slots": None, "timing": None, "cost": None}
+    why = "not asked for" if no_probe else ""
+    if not no_probe:
+        with connected(address, insecure=insecure) as cluster:
+            slots, timing, why = measure(config, cluster)
+            answer |= {"slots": asdict(slots), "where": where(cluster)}
+        if timing is not None:
+            spent = cost(found, timing, slots, config.search.keep.best)
+            answer |= {"timing": asdict(timing), "cost": None if spent is None else asdict(spent)}
+            why = "" if spent is not None else "no evaluation ended in time, or the number of trials is open"
+    answer["why_no_hours"] = why or None
+    if as_json:
+        print_json(answer)
+    else:
+        _print_preview(answer, config.search.max_hours)
+
+
+def _print_preview(found: dict[str, Any], max_hours: float | None) -> None:
+    planned, slots, timing, spent = found["plan"], found["slots"], found["timing"], found["cost"]
+    count = "until the budget is spent" if planned["trials"] >= MANY_TRIALS else f"{planned['trials']} trials"
+    say(f"{found['run']}: {count}, {planned['baselines']} of them baselines; {planned['steps']} steps and "
+        f"{planned['evaluations']} evaluations each")  # fmt: skip
+    if planned["rungs"]:
+        print_rows([{"rung at step": r["step"], "reach it": r["trials"], "go on": r["stay"]} for r in planned["rungs"]])
+    else:
+        say(f"nothing will be pruned: {planned['why_no_rungs']}")
+    if slots is not None:
+        say(f"{slots['concurrent']} at a time on {found['where']}, each with {slots['cpus']:g} CPUs and "
+            f"{slots['gpus'] * slots['workers']:g} GPUs")  # fmt: skip
+    if timing is not None:
+        say(f"measured on {timing['device']}: {timing['step_s']:.3f} s per step, "
+            f"{shown(timing['evaluation_s'])} s per evaluation")  # fmt: skip
+    if spent is None:
+        say(f"hours unknown: {found['why_no_hours']}")
+        return
+    say(f"about {spent['hours']:.2g} hours ({spent['most_hours']:.2g} if nothing is pruned); disk "
+        f"{spent['disk_gb']:.2g} GB at the end, {spent['most_disk_gb']:.2g} GB while it runs")  # fmt: skip
+    if max_hours is not None and spent["hours"] > max_hours:
+        say(f"max_hours: {max_hours:g} is shorter: the search pauses then, and `thresher resume` goes on")
+
+
+def status(
+    run: Run,
+    trials: Annotated[bool, typer.Option("--trials", help="One line per trial.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say where a run stands."""
+    found = status_of(run)
+    if as_json:
+        print_json(found)
+        return
+    states = ", ".join(f"{count} {name}" for name, count in sorted(found["states"].items())) or "none yet"
+    say(f"{found['name']}: {found['status']}, {found['trials']} of {shown(found['total'])} trials ({states})")
+    best = found["best"]
+    if best is not None:
+        say(f"best: trial {best['trial']} ({best['source']}), {found['objective']} {best['best']:.4f} at step "
+            f"{best['best_step']}")  # fmt: skip
+    held = found["owner"]
+    if held is not None and found["status"] == "open":
+        say(f"held by {held.get('host')}, process {held.get('pid')}")
+    if trials:
+        print_rows(found["rows"], ROWS)
+
+
+def stop(
+    run: Run, trial: Annotated[int | None, typer.Option("--trial", help="Only this trial.")] = None
+) -> None:
+    """Ask a run, or one of its trials, to write its checkpoint and stop."""
+    running = ask_to_stop(run, trial)
+    what = "the run" if trial is None else f"trial {trial}"
+    say(f"asked {what} to stop; it looks every 2 s" if running else f"nobody runs {run}: nothing to stop")
