@@ -169,7 +169,7 @@ def _shared_photos(manifest: Manifest) -> list[Fault]:
                     shared[trained, measured].append(f"{photo} ({' and '.join(pair)})")
     return [
         Fault("data.group_by", f"a photo must stand on one side of a split, but {len(photos)} photos have patches in "
-              f"both {trained} and {measured}: {some(photos)}; list whole photos, leave the lists out, or set allow_leak")
+              f"both {trained} and {measured}: {some(photos)}; list whole photos, or set allow_leak")
         for (trained, measured), photos in shared.items()
     ]  # fmt: skip
 
