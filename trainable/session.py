@@ -249,7 +249,8 @@ class Session:
 
     def _record(self, should_stop: StopQuestion) -> dict[str, float | None]:
         task, evaluated = self.recipe.task, self.nets[self.recipe.evaluated]
-        training = evaluated.training
+        # Module by module: a network may hold parts in another mode, or share them with other networks.
+        modes = [(module, module.training) for module in evaluated.modules()]
         evaluated.eval()
         exclude = [task.class_names.index(name) for name in self.cfg.exclude_classes]
         record: dict[str, float | None] = {}
@@ -260,7 +261,8 @@ class Session:
                     device=self.device, stride=STRIDE, size=2 * self.cfg.batch_size, should_stop=should_stop,
                 )  # fmt: skip
         finally:
-            evaluated.train(training)
+            for module, training in modes:
+                module.training = training
         train, val = record["train/miou"], record["val/miou"]
         kept = {k: v for k, v in record.items() if k.startswith("val/")} | {"train/miou": train}
         kept["gap"] = None if train is None or val is None else train - val

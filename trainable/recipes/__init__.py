@@ -6,12 +6,17 @@ from typing import Any
 
 from trainable.config import nearest
 from trainable.errors import ConfigError, Fault
+from trainable.recipes.cps import CPS
 from trainable.recipes.diverse_head import DiverseHead
+from trainable.recipes.fixmatch import FixMatch
 from trainable.recipes.interface import Recipe
+from trainable.recipes.mean_teacher import MeanTeacher
 from trainable.recipes.per_class import PerClassThresholds
 from trainable.recipes.s4gan import S4gan
 from trainable.recipes.s4gan_v2 import S4ganV2
 from trainable.recipes.supervised import Supervised
+from trainable.recipes.unimatch import UniMatch
+from trainable.recipes.unimatch_v2 import UniMatchV2
 
 RECIPES: dict[str, type[Recipe[Any]]] = {
     kind.name: kind
@@ -21,6 +26,11 @@ RECIPES: dict[str, type[Recipe[Any]]] = {
         S4ganV2,
         PerClassThresholds,
         DiverseHead,
+        FixMatch,
+        UniMatch,
+        UniMatchV2,
+        CPS,
+        MeanTeacher,
     )
 }
 
