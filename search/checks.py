@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spaces import SearchSpace
-from trainable.config import DataConfig, RecipeConfig, flatten, nearest, resolve
+from trainable.config import DataConfig, RecipeConfig, nearest, resolve
 from trainable.data.layouts import class_table
 from trainable.errors import ConfigError, DataError, Fault
 from trainable.knob import Knob, knobs_of
@@ -162,7 +162,3 @@ def check_objective(objective: str, metrics: list[str], faults: list[Fault]) -> 
                                       f"metrics: {known}")
         )  # fmt: skip
 
-
-def train_of(config: RecipeConfig) -> dict[str, Any]:
-    """Every knob's value by dotted name."""
-    return flatten(config.model_dump(mode="json"))

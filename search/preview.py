@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from search.checks import train_of
 from search.cluster import Cluster
+from search.opening import asha_of, base_of, baselines_of
 from search.probe import Timing, time_trial
 from search.running import slots_of
-from search.scheduler import Asha, grace_steps
+from search.scheduler import grace_steps
 from search.schema import MANY_TRIALS, SweepConfig
 from search.slots import Slots
-from trainable.config import RunConfig, resolve
+from trainable.config import RunConfig, flatten
 from trainable.data.layouts import class_table
-from trainable.recipes import get_recipe
-from trainable.recipes.interface import Recipe
 
 PROBE_S = 60.0
 START_S = 10.0
@@ -88,11 +86,13 @@ def plan(config: SweepConfig) -> Plan:
     Raises:
         ConfigError: the file's knobs do not fit its recipe or data.
     """
-    kind = get_recipe(config.recipe)
-    flat = full_configuration(config, kind)
+    names = class_table(config.data, Path.cwd()).names
+    flat = flatten(base_of(config, names))
     steps, every = int(flat["steps"]), int(flat["eval_every_steps"])
-    baselines = min(1 + len(kind.presets), config.search.trials) if config.search.baselines else 0
-    rungs, why = _rungs(config, flat, baselines)
+    baselines = min(len(baselines_of(config, names)), config.search.trials)
+    ladder = asha_of(config, names).rungs()
+    rungs = _rungs(ladder, config, baselines)
+    why = "" if rungs else _why_no_rungs(config, flat)
     total = _total_steps(config.search.trials, steps, rungs)
     return Plan(
         config.search.trials, baselines, steps, math.ceil(steps / every), rungs, why, total,
@@ -100,31 +100,23 @@ def plan(config: SweepConfig) -> Plan:
     )  # fmt: skip
 
 
-def full_configuration(config: SweepConfig, kind: type[Recipe[Any]]) -> dict[str, Any]:
-    """The configuration that sampled values are put on, by dotted name."""
-    names = class_table(config.data, Path.cwd()).names
-    made = resolve(
-        kind.config, preset=kind.preset_values(config.preset), train=config.train, class_names=names
-    )
-    return train_of(made)
-
-
-def _rungs(config: SweepConfig, flat: dict[str, Any], baselines: int) -> tuple[tuple[Rung, ...], str]:
-    asha = config.search.asha
-    if asha is None:
-        return (), "asha is null"
-    steps, every = int(flat["steps"]), int(flat["eval_every_steps"])
-    auto = asha.grace_steps == "auto"
-    grace = grace_steps(flat, asha.reduction_factor) if auto else int(asha.grace_steps)
-    ladder = Asha(grace, steps, asha.reduction_factor, asha.brackets, config.search.direction, every).rungs()
-    if not ladder:
-        return (), f"the first rung ({grace} steps) lies beyond half of the run ({steps} steps)"
+def _rungs(ladder: Iterable[int], config: SweepConfig, baselines: int) -> tuple[Rung, ...]:
+    """About how many trials reach each rung, and how many go on; baselines always do."""
     found, reach = [], config.search.trials
+    factor = config.search.asha.reduction_factor if config.search.asha is not None else 1
     for step in ladder:
-        stay = min(reach, baselines + math.ceil(max(reach - baselines, 0) / asha.reduction_factor))
+        stay = min(reach, baselines + math.ceil(max(reach - baselines, 0) / factor))
         found.append(Rung(step, reach, stay))
         reach = stay
-    return tuple(found), ""
+    return tuple(found)
+
+
+def _why_no_rungs(config: SweepConfig, flat: Mapping[str, Any]) -> str:
+    asha = config.search.asha
+    if asha is None:
+        return "asha is null"
+    first = grace_steps(flat, asha.reduction_factor) if asha.grace_steps == "auto" else asha.grace_steps
+    return f"the first rung ({first} steps) lies beyond half of the run ({flat['steps']} steps)"
 
 
 def _total_steps(trials: int, steps: int, rungs: Iterable[Rung]) -> int:
