@@ -13,7 +13,8 @@ from PIL import Image
 
 from trainable.checkpoint import load_best
 from trainable.config import RunConfig, resolve
-from trainable.data.images import SUFFIXES, read_image
+from trainable.data.files import SUFFIXES
+from trainable.data.images import read_image
 from trainable.data.loaders import U8
 from trainable.errors import DataError, Fault
 from trainable.evaluation import padded
