@@ -122,9 +122,9 @@ def _simplex(said: Said, section: str, setting: Setting) -> Simplex:
             raise setting.error(
                 said.name, f"a simplex must list numeric knobs of {section}, but got {name!r}{hint}"
             )
-        if knob.search is None or knob.search[0] > 0 or knob.search[1] < 1:
+        if knob.search != (0.0, 1.0):
             raise setting.error(
-                said.name, f"a simplex must take weights from 0 to 1, but got {name} in {knob.search}"
+                said.name, f"a simplex must take weights that range from 0 to 1, but got {name}"
             )
     return Simplex(tuple(names))
 
