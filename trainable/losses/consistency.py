@@ -206,7 +206,7 @@ def fairness_loss(
     weight = selected.float().unsqueeze(1)
     over = [0, *range(2, probability.ndim)]
     classes = torch.arange(num_classes, device=logits.device).view(1, -1, *[1] * (logits.ndim - 2))
-    predicted = (probability.argmax(1, keepdim=True) == classes).float()
+    predicted = (probability.max(1, keepdim=True).indices == classes).float()
     count = weight.sum()
     histogram = (weight * predicted).sum(over)
     mean = (weight * probability).sum(over) / count.clamp_min(1.0)

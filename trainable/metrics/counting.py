@@ -49,6 +49,6 @@ def count_classes(label: Tensor, mask: Tensor, num_classes: int) -> Tensor:
     >>> count_classes(torch.tensor([0, 1, 1, 255]), torch.tensor([True, True, False, True]), 2).tolist()
     [1, 1]
     """
-    known = mask & (label >= 0) & (label < num_classes)
-    dump = torch.full_like(label, num_classes, dtype=torch.int64)
-    return count_bins(torch.where(known, label.long(), dump), num_classes + 1)[:num_classes]
+    # Bin 0 takes what does not count, the last one labels beyond the classes.
+    index = (label.long().clamp(-1, num_classes) + 1) * mask
+    return count_bins(index, num_classes + 2)[1:-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainable.pseudo_labels.select import confidence
 from trainable.pseudo_labels.target import Target, make_target
 
 
@@ -37,7 +38,7 @@ def select_images(
     if score.numel() != batch:
         got = f"score {tuple(score.shape)}, probabilities {tuple(probabilities.shape)}"
         raise ValueError(f"select_images: score must hold one number per image, but got {got}")
-    label = probabilities.detach().argmax(1)
+    _, label = confidence(probabilities)
     passed = score.detach().float().reshape(batch, *[1] * (label.ndim - 1)) > threshold
     return make_target(label, passed.expand(label.shape), valid, num_classes)
 
@@ -72,11 +73,11 @@ def vote_target(
     logits = head_logits.detach().float()
     num_classes = logits.shape[2]
     classes = torch.arange(num_classes, device=logits.device).view(1, -1, *[1] * (logits.ndim - 3))
-    votes = mean_weight * (logits.sum(0).argmax(1, keepdim=True) == classes).float()
+    votes = mean_weight * (_largest(logits.sum(0)).unsqueeze(1) == classes).float()
     # Head by head, so that the one-hot maps of all heads never lie in memory together.
     for head in logits:
-        votes = votes + (head.argmax(1, keepdim=True) == classes).float()
-    label = votes.argmax(1)
+        votes = votes + (_largest(head).unsqueeze(1) == classes).float()
+    label = _largest(votes)
     return make_target(label, torch.ones_like(label, dtype=torch.bool), valid, num_classes)
 
 
@@ -113,3 +114,8 @@ def fuse_image_labels(
     seen = seen | ~seen.any(1, keepdim=True)
     seen = seen.view(*presence.shape, *[1] * (logits.ndim - 2))
     return torch.where(seen, logits, torch.full_like(logits, 0.0 if legacy_zero else -torch.inf))
+
+
+def _largest(value: Tensor) -> Tensor:
+    """Index of the largest channel; the smaller of two equal ones. On a CPU `max` is several times `argmax`."""
+    return value.max(1).indices

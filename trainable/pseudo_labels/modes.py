@@ -253,7 +253,7 @@ def _select_entropy_pct(
     Source: U2PL (arXiv 2203.03884), which drops the pixel at the quantile too, and multiplies the mean over
         the kept pixels by the weight.
     """
-    label = probabilities.detach().argmax(1)
+    _, label = confidence(probabilities)
     valid = torch.ones_like(label, dtype=torch.bool) if valid is None else valid
     entropy = pixel_entropy(probabilities.detach())
     limit = _masked_quantile(entropy, valid, 1.0 - numbers.drop_share)
