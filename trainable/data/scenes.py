@@ -118,7 +118,7 @@ def _woods(draws: Draws, scene: Scene) -> None:
 def _rare(draws: Draws, scene: Scene) -> None:
     """Bare soil and small quarries: about one pixel in a hundred."""
     height, width = scene.labels.shape
-    left = _RARE_SHARE * height * width * draws.number(0.6, 1.4)
+    left = max(_RARE_SHARE * height * width * draws.number(0.6, 1.4), 90.0)
     while left > 60:
         radius = min(draws.number(8, 20), float(np.sqrt(left / 2.4)) + 1)
         center = draws.number(0, width), draws.number(0, height)

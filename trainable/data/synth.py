@@ -11,14 +11,14 @@ from PIL import Image
 
 from trainable.data.draws import Draws
 from trainable.data.paint import paint
-from trainable.data.scenes import CLASS_COLORS, CLASS_NAMES, make_scene
+from trainable.data.scenes import CLASS_COLORS, CLASS_NAMES, Scene, make_scene
 from trainable.errors import ConfigError, Fault
 
 GROUP_BY = r"^(p\d+)"
 """What names the photo in an id such as `p003_y0256_x0128`."""
 
 _MIN_SIZE, _MAX_SIZE = 32, 1024
-_MIN_CLASS_PIXELS = 40
+_MAX_TRIES = 30
 
 
 def write_scenes(
@@ -52,7 +52,7 @@ def write_scenes(
         for patch, pixels in _write_photo(directory, photo, patches_per_photo, size, seed).items():
             counts[patch] = pixels
             members[roles[photo]].append(patch)
-    chosen = _choose(members["train"], counts, labeled, seed)
+    chosen = _choose(members["train"], counts, labeled, size, seed)
     lists = {
         "labelled": sorted(chosen),
         "unlabelled": sorted(set(members["train"]) - set(chosen)),
@@ -104,8 +104,7 @@ def _write_photo(
 ) -> dict[str, npt.NDArray[np.int64]]:
     """Draw a photo, cut and write it; pixels of each class by patch id."""
     rows, columns = _grid(patches)
-    draws = Draws(seed, f"photo {photo}")
-    scene = make_scene(draws, rows * size, columns * size)
+    draws, scene = _full_scene(photo, rows * size, columns * size, size, seed)
     picture = paint(draws, scene)
     palette = [channel for color in CLASS_COLORS for channel in color]
     found = {}
@@ -121,12 +120,33 @@ def _write_photo(
     return found
 
 
+def _full_scene(photo: int, height: int, width: int, size: int, seed: int) -> tuple[Draws, Scene]:
+    """A scene that shows every class, or, on a photo too small for that, the one of many that shows most."""
+    best: tuple[int, Draws, Scene] | None = None
+    for attempt in range(_MAX_TRIES):
+        draws = Draws(seed, f"photo {photo} {attempt}")
+        scene = make_scene(draws, height, width)
+        pixels = np.bincount(scene.labels.ravel(), minlength=len(CLASS_NAMES))
+        shown = int((pixels >= _enough(size)).sum())
+        if best is None or shown > best[0]:
+            best = shown, draws, scene
+        if shown == len(CLASS_NAMES):
+            break
+    assert best is not None
+    return best[1], best[2]
+
+
+def _enough(size: int) -> int:
+    """Pixels of a class that make a patch one that shows it."""
+    return min(40, size * size // 100)
+
+
 def _choose(
-    train: list[str], counts: dict[str, npt.NDArray[np.int64]], labeled: int, seed: int
+    train: list[str], counts: dict[str, npt.NDArray[np.int64]], labeled: int, size: int, seed: int
 ) -> list[str]:
     """Draw the labeled patches from half of the training photos, so that every class is seen.
 
-    First come, for the rarest class onward, patches that show a class not seen yet; the rest is drawn evenly.
+    First come patches that show most classes not seen yet; the rest is drawn evenly.
     """
     draws = Draws(seed, "labeled")
     photos = sorted({patch.split("_")[0] for patch in train})
@@ -136,13 +156,17 @@ def _choose(
     shuffled = [pool[place] for place in draws.order(len(pool))]
     shuffled += [train[place] for place in draws.order(len(train)) if train[place] not in set(pool)]
     chosen: list[str] = []
-    totals = sum(counts[patch] for patch in train)
-    for class_id in np.argsort(totals, kind="stable").tolist():
-        if any(counts[patch][class_id] >= _MIN_CLASS_PIXELS for patch in chosen):
-            continue
-        shows = next((p for p in shuffled if counts[p][class_id] >= _MIN_CLASS_PIXELS), None)
-        if shows is not None:
-            chosen.append(shows)
+    unseen = np.ones(len(CLASS_NAMES), bool)
+    while unseen.any() and len(chosen) < labeled:
+        gains = [int(((counts[patch] >= _enough(size)) & unseen).sum()) for patch in shuffled]
+        if max(gains) == 0:
+            break
+        chosen.append(shuffled[gains.index(max(gains))])
+        unseen &= counts[chosen[-1]] < _enough(size)
+    if unseen.any():
+        missing = ", ".join(name for name, absent in zip(CLASS_NAMES, unseen, strict=True) if absent)
+        text = f"the labeled patches must show every class, but {labeled} of size {size} do not show {missing}"
+        raise ConfigError([Fault("labeled", f"{text}; label more, or write more or larger photos")])
     chosen += [patch for patch in shuffled if patch not in chosen]
     return chosen[:labeled]
 
