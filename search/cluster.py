@@ -67,7 +67,7 @@ class Cluster:
     @property
     def nodes(self) -> list[Mapping[str, float]]:
         """Resources of every node that is alive, or that the autoscaler may still add."""
-        alive = [node["Resources"] for node in _alive()]
+        alive = [node["Resources"] for node in alive_nodes()]
         limit = _autoscaler_limit()
         extra = {
             kind: limit.get(kind, 0) - sum(node.get(kind, 0.0) for node in alive) for kind in ("CPU", "GPU")
@@ -77,11 +77,12 @@ class Cluster:
     @property
     def shared(self) -> bool:
         """Whether there is more than one machine, so that local files are not seen by all trials."""
-        hosts = {node["NodeManagerHostname"] for node in _alive()}
+        hosts = {node["NodeManagerHostname"] for node in alive_nodes()}
         return len(hosts) > 1 or hosts != {socket.gethostname()}
 
 
-def _alive() -> list[dict[str, Any]]:
+def alive_nodes() -> list[dict[str, Any]]:
+    """Ray's own description of every node that is there."""
     nodes: Any = ray.nodes  # untyped in Ray
     return [node for node in nodes() if node["Alive"]]
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
+from rich.console import Console
 
 from search.cluster import Cluster
 from search.control import EXIT_CODES, Control, StopNow
 from search.driver import Driver
 from search.flags import start_flags
+from search.opening import Setting, examine
 from search.patient_log import PatientLog
+from search.preflight import check_weights
 from search.progress import Progress
 from search.records import RunState, TrialState, repair
 from search.schema import SweepConfig
@@ -46,6 +49,31 @@ class Assemble(Protocol):
 
 
 @dataclass(frozen=True)
+class Options:
+    """How a sitting is run, which is no part of the sweep itself.
+
+    Attributes:
+        address: a Ray cluster; None = the environment's, else this machine alone.
+        insecure: join a cluster that asks for no token.
+        num_cpus: CPUs of a Ray of our own; None = all.
+        num_gpus: GPUs of a Ray of our own; None = all.
+        fit: dotted name of the training.
+        examine: checks the data.
+        check_weights: checks that pretrained weights can be had, given full configurations.
+        console: where progress is drawn; None = standard output.
+    """
+
+    address: str | None = None
+    insecure: bool = False
+    num_cpus: int | None = None
+    num_gpus: int | None = None
+    fit: str = "trainable.worker:fit"
+    examine: Callable[[SweepConfig], Setting] = examine
+    check_weights: Callable[[list[dict[str, Any]]], None] = check_weights
+    console: Console | None = None
+
+
+@dataclass(frozen=True)
 class Sitting:
     """What a sitting needs beside the log.
 
@@ -60,7 +88,7 @@ class Sitting:
     config: SweepConfig
     total: int
     assemble: Assemble
-    fit: str = "trainable.worker:fit"
+    fit: str
     watchers: tuple[Watcher, ...] = field(default=())
 
 
@@ -143,6 +171,7 @@ def _fit(
     log: PatientLog, sitting: Sitting, cluster: Cluster, driver: Driver, job: Job, progress: Progress
 ) -> None:
     """The Tuner: fresh each time, told nothing but what the next attempt is."""
+    data = sitting.config.data.model_dump(mode="json", by_alias=True)
     searcher, scheduler = sitting.assemble(log, sitting.config, sitting.total, driver.raise_flag)
 
     def each_step() -> None:
@@ -157,7 +186,7 @@ def _fit(
         tune_config=tune.TuneConfig(
             num_samples=-1,
             max_concurrent_trials=driver.slots.concurrent,
-            search_alg=AskHook(searcher, driver),
+            search_alg=AskHook(searcher, driver, data),
             scheduler=DecideHook(scheduler, driver),
             reuse_actors=False,
             trial_dirname_creator=lambda trial: str(trial.trial_id),

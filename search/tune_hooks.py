@@ -6,7 +6,7 @@ Tune pickles what it is given into a file that nobody reads; these classes pickl
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.tune import Callback
@@ -29,11 +29,12 @@ class AskHook(_NotPickled, Searcher):
     Args:
         inner: decides which trial is next, and records that.
         driver: where the run stands.
+        data: the data section as it is now.
     """
 
-    def __init__(self, inner: Searcher, driver: Driver) -> None:
+    def __init__(self, inner: Searcher, driver: Driver, data: Mapping[str, Any]) -> None:
         super().__init__()
-        self._inner, self._driver = inner, driver
+        self._inner, self._driver, self._data = inner, driver, dict(data)
 
     def suggest(self, trial_id: str) -> Any:
         """The next attempt, None while there is none yet, FINISHED when there will be none."""
@@ -46,7 +47,9 @@ class AskHook(_NotPickled, Searcher):
         found = self._inner.suggest(trial_id)
         if not isinstance(found, dict):
             return found
-        return {**found, "config": json.dumps(found["config"])}
+        # Where the data lie may have changed since the trial was asked for; what they are has not.
+        config = {**found["config"], "data": self._data}
+        return {**found, "config": json.dumps(config)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler has recorded it."""

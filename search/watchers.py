@@ -1,0 +1,13 @@
+"""Who looks on while a search runs: what is derived from the record as it grows."""
+
+from __future__ import annotations
+
+from search.keeping import Keeper
+from search.patient_log import PatientLog
+from search.running import Watcher
+from search.schema import SweepConfig
+
+
+def watchers_of(log: PatientLog, config: SweepConfig) -> tuple[Watcher, ...]:
+    """The watchers of a sitting."""
+    return (Keeper(log, config.search.keep, log.state.direction),)

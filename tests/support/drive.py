@@ -1,0 +1,68 @@
+"""A driver in a process of its own, that tests can kill: a real sweep over the toy training.
+
+    python -m tests.support.drive sweep STORAGE '{"search": {"trials": 6}}'
+    python -m tests.support.drive resume RUN '{"add_trials": 3}'
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from search.opening import Setting
+from search.resume import resume
+from search.running import Options, SweepResult
+from search.schema import SweepConfig
+from search.sweep import start_sweep
+from trainable.errors import ThresherError
+
+FIT = "tests.support.toy:fit"
+NAME = "toy"
+
+
+def toy_setting(config: SweepConfig) -> Setting:
+    """Two classes, without a data set."""
+    return Setting(("land", "road"), (0.9, 0.1), "d" * 64)
+
+
+def toy_options(**changes: Any) -> Options:
+    return Options(
+        num_cpus=2, num_gpus=0, fit=FIT, examine=toy_setting, check_weights=lambda starts: None, **changes
+    )
+
+
+def toy_config(storage: Path, **sections: Any) -> SweepConfig:
+    """A sweep whose trials take 20 steps and evaluate every 5; the first rung lies at step 5."""
+    found: dict[str, Any] = {
+        "name": NAME,
+        "recipe": "per_class",
+        "data": {"root": str(storage)},
+        "train": {"steps": 20, "eval_every_steps": 5, "encoder_weights": None, "st.start_step": 0},
+        "space": {"st.weight": {}, "threshold": {}},
+        "search": {"trials": 6, "max_concurrent": 1, "asha": {"grace_steps": 5}, "baselines": False, "hang_s": 60.0},
+        "resources": {"cpus_per_worker": 1},
+        "storage": str(storage),
+    }
+    for name, section in sections.items():
+        found[name] = {**found[name], **section} if isinstance(section, dict) and name in found else section
+    return SweepConfig.model_validate(found)
+
+
+def main(command: str, where: str, text: str = "{}") -> int:
+    given = json.loads(text)
+    try:
+        if command == "sweep":
+            result: SweepResult = start_sweep(toy_config(Path(where), **given), options=toy_options())
+        else:
+            result = resume(where, options=toy_options(), **given)
+    except ThresherError as error:
+        print(error, flush=True)
+        return error.exit_code
+    print(result, flush=True)
+    return result.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
