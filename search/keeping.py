@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 from search.patient_log import PatientLog
 from search.records import RunState, TrialRecord, TrialState
 from search.schema import KeepConfig
+from trainable.errors import StoreError
 
 LAST, BEST = "last", "best"
 _LAST_FILE = re.compile(r"checkpoints/(last|previous)\.[a-z]+$")
 _BEST_FILE = re.compile(r"checkpoints/best[^/]*$")
+
+_logger = logging.getLogger(__name__)
 
 
 def to_delete(state: RunState, keep: KeepConfig) -> list[tuple[int, str]]:
@@ -47,11 +51,10 @@ class Keeper:
     Args:
         log: the run.
         keep: what the sweep says.
-        direction: which objective is better.
     """
 
-    def __init__(self, log: PatientLog, keep: KeepConfig, direction: str) -> None:
-        self._log, self._keep, self._direction = log, keep, direction
+    def __init__(self, log: PatientLog, keep: KeepConfig) -> None:
+        self._log, self._keep = log, keep
         self._ended = -1
 
     def update(self, state: RunState) -> None:
@@ -72,6 +75,11 @@ class Keeper:
         pattern = _LAST_FILE if what == LAST else _BEST_FILE
         # Recorded first: a crash between the two leaves a file too many, never an event that lies about one gone.
         self._log.append("deleted", trial=number, what=what, reason="search.keep")
-        for name in self._log.store.list(f"trials/{number}"):
-            if pattern.search(name):
-                self._log.store.delete(name)
+        store = self._log.store
+        try:
+            for name in store.list(f"trials/{number}"):
+                if pattern.search(name):
+                    store.delete(name)
+        except StoreError as error:
+            # A file too many costs room and nothing else.
+            _logger.warning("trial %d: its %s checkpoint could not be deleted: %s", number, what, error)

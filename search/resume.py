@@ -72,7 +72,7 @@ def resume(
         if retry_failed:
             reopen_failed(log)
         if nothing_left(log.state, total):
-            return _closed_at_once(log)
+            return _closed_at_once(log, config)
         with connected(
             options.address, insecure=options.insecure, num_cpus=options.num_cpus, num_gpus=options.num_gpus
         ) as cluster:
@@ -201,7 +201,9 @@ def _same_data(state: RunState, setting: Setting, config: SweepConfig) -> None:
         raise DataError([Fault("data.classes", message)])
 
 
-def _closed_at_once(log: PatientLog) -> SweepResult:
+def _closed_at_once(log: PatientLog, config: SweepConfig) -> SweepResult:
     code = exit_code(log.state, None)
     log.append("closed", exit_code=code, reason=None)
+    for watcher in watchers_of(log, config):
+        watcher.close(log.state)
     return summary(log, code, None)

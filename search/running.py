@@ -32,7 +32,7 @@ _START_LIMIT_FACTOR = 4.0
 class Watcher(Protocol):
     """Somebody who looks on, such as the writer of tables; the search does not wait for it longer than a call."""
 
-    def update(self, state: RunState) -> None:
+    def update(self, state: RunState) -> object:
         """Called at every step of the search; decides itself whether it is time to act."""
 
     def close(self, state: RunState) -> None:

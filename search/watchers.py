@@ -6,8 +6,9 @@ from search.keeping import Keeper
 from search.patient_log import PatientLog
 from search.running import Watcher
 from search.schema import SweepConfig
+from search.tables import TableWriter
 
 
 def watchers_of(log: PatientLog, config: SweepConfig) -> tuple[Watcher, ...]:
     """The watchers of a sitting."""
-    return (Keeper(log, config.search.keep, log.state.direction),)
+    return Keeper(log, config.search.keep), TableWriter(log.store)
