@@ -32,7 +32,8 @@ FIELDS: dict[str, tuple[dict[str, frozenset[type]], dict[str, frozenset[type]]]]
     "run_opened": (
         {"schema": _INT, "run_id": _STR, "name": _STR, "config": _DICT, "metrics": _LIST},
         {"generation": _INT, "versions": _DICT, "git_revision": _OPT_STR, "data_hash": _OPT_STR,
-         "space_hash": _OPT_STR, "space": _OPT_DICT, "metric_definition": _OPT_DICT},
+         "space_hash": _OPT_STR, "space": _OPT_DICT, "metric_definition": _OPT_DICT, "units": _OPT_DICT,
+         "health_rules": _LIST},
     ),
     "asked": (
         {"trial": _INT, "source": _STR, "params": _DICT, "config": _DICT},

@@ -53,6 +53,7 @@ class RunState:
         closed: payload of the last `closed`; None while the run is open.
         settings: what `resume --set` changed, later over earlier.
         total: number of trials asked for, as last set; None when only the configuration says it.
+        history: every row that stands, with its trial's number, in the order of the log.
         seq: the last event applied; -1 before the first.
     """
 
@@ -67,6 +68,7 @@ class RunState:
     settings: dict[str, Any] = field(default_factory=dict)
     total: int | None = None
     resumes: int = 0
+    history: list[tuple[int, Evaluation]] = field(default_factory=list, repr=False)
     epoch: int = 0
     seq: int = -1
 
@@ -186,7 +188,10 @@ def _started(state: RunState, event: Event) -> None:
 def _evaluated(state: RunState, event: Event) -> None:
     trial = state.trials[event.payload["trial"]]
     row = trial.evaluate(event, state.better)
-    if row is not None and row.decision.milestone is not None:
+    if row is None:
+        return
+    state.history.append((trial.number, row))
+    if row.decision.milestone is not None:
         rung = state.rungs.setdefault((trial.generation, trial.bracket, row.decision.milestone), {})
         rung.setdefault(trial.number, trial.best_value)
 

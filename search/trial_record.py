@@ -135,6 +135,7 @@ class TrialRecord:
     Attributes:
         evaluations: first row per step, as they were recorded.
         best_value: best finite objective so far, in the run's direction; `best_step` and `best_record` go with it.
+        step: the last step that was evaluated; `steps` may be further: where the trial was paused or ended.
         verdict: the decision that ends the trial, once there is one, though `ended` may not be written yet.
         told_state: what the sampler was told ("complete", "pruned", "fail", "skip"); None when not yet told.
     """
@@ -157,6 +158,7 @@ class TrialRecord:
     best_record: Mapping[str, float | None] | None = None
     last_record: Mapping[str, float | None] | None = None
     step: int = 0
+    steps: int = 0
     rung: int | None = None
     verdict: Decision | None = None
     pause_reason: str | None = None
@@ -246,6 +248,7 @@ class TrialRecord:
             self.best_value, self.best_step, self.best_record = row.objective, step, row.record
         if step >= self.step:
             self.step, self.last_record = step, row.record
+        self.steps = max(self.steps, step)
         if row.decision.rung is not None:
             self.rung = max(row.decision.rung, -1 if self.rung is None else self.rung)
         if row.decision.ends and self.verdict is None and not self.ended:
@@ -255,6 +258,7 @@ class TrialRecord:
     def pause(self, event: Event) -> None:
         """Folds in a `paused`; one of an earlier attempt changes nothing."""
         if not self.ended and event.payload.get("attempt", self.attempts) >= self.attempts:
+            self.steps = max(self.steps, event.payload.get("step") or 0)
             self.state, self.pause_reason = TrialState.PAUSED, event.payload.get("reason")
 
     def end(self, event: Event) -> None:
@@ -265,5 +269,6 @@ class TrialRecord:
         self.state, self.ended_at, self.pause_reason = TrialState(payload["state"]), event.time, None
         self.stop_reason, self.error = payload.get("stop_reason"), payload.get("error")
         self.time_s = max(self.time_s, payload.get("time_s") or 0.0)
+        self.steps = max(self.steps, payload.get("step") or 0)
         self.gpu_seconds, self.peak_memory_mb = payload.get("gpu_seconds"), payload.get("peak_memory_mb")
         self.health.update(payload.get("health") or {})

@@ -164,6 +164,26 @@ class Store(ABC):
             return event
 
     @abstractmethod
+    def last_seq(self) -> int:
+        """Number of the last event that can be read, without reading the others; -1 for none.
+
+        Raises:
+            StoreError: the last line is damaged.
+        """
+
+    def check_owner(self) -> None:
+        """Makes sure that this process still owns the run, before it writes a file that only the owner may.
+
+        Raises:
+            LeaseLostError: another process has taken it over.
+            StoreError: the lease was never taken.
+        """
+        lease = self._lease
+        if lease is None:
+            raise StoreError(f"{self.uri}: must be owned to be written, but is not; call acquire() first")
+        lease.check()
+
+    @abstractmethod
     def flush(self) -> None:
         """Makes every appended event durable."""
 

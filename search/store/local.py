@@ -177,6 +177,14 @@ class LocalStore(Store):
             # The tail does not count wherever it stands; a new file follows it.
             self._note(f"{path}: its unfinished end stays there: {error.strerror or error}")
 
+    def last_seq(self) -> int:
+        """See `Store.last_seq`."""
+        for _, path in reversed(self._segments()):
+            last = _last_seq(path)
+            if last is not None:
+                return last
+        return -1
+
     def _note(self, finding: str) -> None:
         if finding not in self.findings:
             self.findings.append(finding)
@@ -297,6 +305,34 @@ def _limits(firsts: list[int | None]) -> list[float]:
 
 def _last_flags(count: int) -> list[bool]:
     return [index == count - 1 for index in range(count)]
+
+
+def _last_seq(path: Path) -> int | None:
+    """Number of the last whole event in a file; None when it holds none."""
+    try:
+        with path.open("rb") as file:
+            size, block = file.seek(0, os.SEEK_END), 2**16
+            while True:
+                start = max(0, size - block)
+                file.seek(start)
+                data = file.read()
+                # The newline before the last whole line must be in sight, or the file's beginning.
+                if start == 0 or data.count(b"\n") >= 2:
+                    break
+                block *= 4
+    except OSError as error:
+        raise StoreError(f"{path}: must be readable, but got {error.strerror or error}") from error
+    lines = data.split(b"\n")
+    if lines[-1] and not is_whole(lines[-1]):
+        lines.pop()
+    whole = [line for line in lines if line]
+    if not whole:
+        return None
+    if not is_whole(whole[-1]):
+        raise StoreError(
+            f"{path}: the last event must match its checksum, but does not; see `table --verify`"
+        )
+    return next(decode([whole[-1]])).seq
 
 
 def _first_seq(path: Path) -> int | None:

@@ -152,6 +152,18 @@ class ObjectStore(Store):
                 for name, data in zip(some, readers.map(self._content, some), strict=True):
                     yield f"{self.uri}/{name}", data
 
+    def last_seq(self) -> int:
+        """See `Store.last_seq`."""
+        for _ in range(_RELISTS):
+            objects = self._objects()
+            if not objects:
+                return -1
+            name = objects[-1][1].name
+            data = self._content(name)
+            if data:
+                return max(event.seq for event in read_lines(data, f"{self.uri}/{name}"))
+        raise StoreError(f"{self.uri}/{EVENTS}: must be readable, but changes all the time; try again")
+
     def _content(self, name: str) -> bytes | None:
         try:
             return self._bucket.get(name)[0]
