@@ -99,7 +99,7 @@ def provenance(state: RunState, run: str, trial: TrialRecord) -> dict[str, Any]:
     """Where a configuration came from."""
     space = state.spaces.get(trial.generation, state.run)
     return {
-        "run": run,
+        "run": run if "://" in run else str(Path(run).resolve()),
         "run_id": state.run.get("run_id"),
         "trial": trial.number,
         "source": trial.source,

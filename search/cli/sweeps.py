@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -12,10 +12,18 @@ from search.cli.output import Json, Sets, print_json, print_rows, say, shown
 from search.cluster import connected
 from search.config import load_sweep
 from search.preview import cost, measure, plan, where
+from search.resume import differences
+from search.resume import resume as resume_run
+from search.running import Options, SweepResult
 from search.schema import MANY_TRIALS
-from search.status import ROWS, ask_to_stop
+from search.single import KIND, TRAIN, resume_single
+from search.status import ROWS, ask_to_stop, read_run
 from search.status import status as status_of
+from search.store import open_store
+from search.store.base import EVENTS
+from search.sweep import start_sweep
 from trainable.data.check import inspect
+from trainable.errors import ConfigError, Fault
 from trainable.recipes import get_recipe
 
 File = Annotated[Path, typer.Argument(help="The sweep file.")]
@@ -50,6 +58,53 @@ def preview(
         print_json(answer)
     else:
         _print_preview(answer, config.search.max_hours)
+
+
+def sweep(
+    file: File, sets: Sets = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Put a run of that name aside, renamed.")] = False,
+    go_on: Annotated[bool, typer.Option("--resume", help="Go on with a run of that name.")] = False,
+    allow_leak: Leak = False, address: Address = None, insecure: Insecure = False,
+) -> None:  # fmt: skip
+    """Search: run trials until all are done, a budget is spent, or it is told to stop."""
+    if fresh and go_on:
+        raise ConfigError([Fault("--fresh", "a run is either put aside or gone on with; give --fresh or --resume")])
+    config = load_sweep(file, sets or ())
+    if allow_leak:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"allow_leak": True})})
+    options = Options(address=address, insecure=insecure)
+    if go_on and open_store(config.run).list(EVENTS):
+        _, state = read_run(config.run)
+        ended(resume_run(config.run, sets=differences(state, config), options=options))
+    ended(start_sweep(config, fresh=fresh, options=options))
+
+
+def resume(
+    run: Run, sets: Sets = None,
+    add_trials: Annotated[int, typer.Option("--add-trials", help="Trials beyond those asked for so far.")] = 0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Start failed trials again.")] = False,
+    address: Address = None, insecure: Insecure = False,
+) -> None:  # fmt: skip
+    """Go on with a run: after a stop, a crash or a kill, on this machine or another, or with more trials."""
+    _, state = read_run(run)
+    if state.run.get("config", {}).get(KIND) == TRAIN:
+        if sets or add_trials or retry_failed:
+            raise ConfigError([Fault(run, "a run of one configuration goes on as it is; `train` takes changes")])
+        raise typer.Exit(resume_single(run))
+    options = Options(address=address, insecure=insecure)
+    ended(resume_run(run, add_trials=add_trials, sets=sets or (), retry_failed=retry_failed, options=options))
+
+
+def ended(result: SweepResult) -> NoReturn:
+    """Say how a sitting ended, and what comes next."""
+    states = ", ".join(f"{count} {name}" for name, count in sorted(result.states.items()))
+    say(f"{result.run}: {result.reason or 'done'} ({states or 'no trials'})")
+    if result.best_trial is not None:
+        say(f"best: trial {result.best_trial}, {shown(result.best_value)}. Next:", f"  thresher table {result.run}",
+            f"  thresher export {result.run}")  # fmt: skip
+    if result.reason is not None:
+        say(f"  thresher resume {result.run}")
+    raise typer.Exit(result.exit_code)
 
 
 def _print_preview(found: dict[str, Any], max_hours: float | None) -> None:

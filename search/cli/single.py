@@ -1,0 +1,65 @@
+"""One configuration: train it, and predict with what was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from search.cli.bar import TrainingBar
+from search.cli.output import Sets, say
+from search.config import load_run
+from search.single import Look, train_single
+from search.trained import trained
+from trainable.errors import ConfigError, Fault
+from trainable.predict import load_predictor, predict_folder
+
+
+def train(
+    file: Annotated[Path, typer.Argument(help="What `export` wrote, or a sweep file.")],
+    sets: Sets = None,
+    storage: Annotated[str, typer.Option("--storage", help="The folder that the run is made in.")] = "./runs",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Put a run of that name aside, renamed.")] = False,
+    go_on: Annotated[bool, typer.Option("--resume", help="Go on with a run of that name.")] = False,
+) -> None:
+    """Run one configuration, without a search; the run directory holds the same files as a search's."""
+    if fresh and go_on:
+        raise ConfigError([Fault("--fresh", "a run is either put aside or gone on with; give --fresh or --resume")])
+    config, aside = load_run(file, sets or ())
+    if aside:
+        config = config.model_copy(update={"name": f"{config.name[:94]}-train"})
+        say(f"{file} is a sweep file: {', '.join(aside)} are left aside, and {config.name} trains its fixed knobs")
+    with TrainingBar() as bar:
+        look = Look(bar.say, bar)
+        code = train_single(config, storage, fresh=fresh, go_on=go_on, look=look)
+    run = f"{storage.rstrip('/')}/{config.name}"
+    say("Next:", f"  thresher table {run}", f"  thresher predict {run} IMAGES MASKS"
+        if code == 0 else f"  thresher resume {run}")  # fmt: skip
+    raise typer.Exit(code)
+
+
+def predict(
+    source: Annotated[str, typer.Argument(help="A run, a trial's folder, or what `export` wrote.")],
+    images: Annotated[Path, typer.Argument(help="A folder of images, searched to its depth.")],
+    output: Annotated[Path, typer.Argument(help="Where the masks go: PNG, pixel value = class id.")],
+    trial: Annotated[int | None, typer.Option("--trial", help="Which trial of a run; left out: the best.")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
+) -> None:
+    """Write masks for a folder of images, colored by the data's palette."""
+    if not images.is_dir():
+        raise ConfigError([Fault(str(images), "the images must be in a folder, but there is none; correct the path")])
+    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.device(_known(chosen)).type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError([Fault("--device", "there must be a CUDA device, but there is none; use cpu")])
+    with trained(source, trial) as model:
+        predictor = load_predictor(model.directory, chosen)
+        count = sum(1 for _ in predict_folder(predictor, images, output))
+    say(f"{count} masks are in {output}, by {model.words} (best at step {predictor.step}: {predictor.value:.4f})")
+
+
+def _known(device: str) -> str:
+    if device not in ("cpu", "cuda") and not device.startswith("cuda:"):
+        raise ConfigError([Fault("--device", f"must be cpu, cuda, cuda:<n> or auto, but got {device!r}")])
+    return device
