@@ -101,7 +101,7 @@ def parse_color(text: str) -> Color:
     plain = text.strip()
     if re.fullmatch(r"#[0-9a-fA-F]{6}", plain):
         return int(plain[1:3], 16), int(plain[3:5], 16), int(plain[5:7], 16)
-    parts = [part for part in re.split(r"[\s,;:/|-]+", plain.strip("()[]{}\"' ")) if part]
+    parts = [part for part in re.split(r"[\s,;:/|]+", plain.strip("()[]{}\"' ")) if part]
     if len(parts) != 3 or not all(re.fullmatch(r"[0-9]{1,3}", part) and int(part) <= 255 for part in parts):
         raise ValueError(f'a color must be "R G B" with whole numbers from 0 to 255, but got {text!r}')
     return int(parts[0]), int(parts[1]), int(parts[2])

@@ -172,8 +172,8 @@ class PackFiles:
             _sync_folder(self.folder)
             self._write_index(unique, {"format": FORMAT, "data": data_path.name, "sums": sums})
         except BaseException:
-            temporary.unlink(missing_ok=True)
-            data_path.unlink(missing_ok=True)
+            for half_done in self.folder.glob(f"{unique}.*"):
+                _try_unlink(half_done)
             raise
         for old in self.folder.glob(f"{self.name}.*.*"):
             if old.name != data_path.name:
