@@ -89,6 +89,11 @@ class Decision:
         wrong = cls.what_is_wrong(found)
         if wrong is not None:
             raise StoreError(f"evaluated: {wrong}")
+        return cls.trusted(found)
+
+    @classmethod
+    def trusted(cls, found: Mapping[str, Any]) -> Decision:
+        """As `from_json`, for what has been checked."""
         rung, milestone, cutoff = found.get("rung"), found.get("milestone"), found.get("cutoff")
         return cls(found.get("action", "continue"), rung, milestone, cutoff, found.get("reason"))
 
@@ -236,7 +241,7 @@ class TrialRecord:
             time_s=payload.get("time_s"),
             objective=payload.get("objective"),
             record=payload["record"],
-            decision=Decision.from_json(payload["decision"]),
+            decision=Decision.trusted(payload["decision"]),
             nonfinite=payload.get("nonfinite", {}),
             seq=event.seq,
         )

@@ -107,7 +107,7 @@ class RunLog:
             while True:
                 self.state.check(event_type, plain)
                 try:
-                    event = self.store.append(event_type, plain, durable=_is_durable(event_type, plain))
+                    event = self.store.append(event_type, plain, durable=is_durable(event_type, plain))
                 except LogMoved as moved:
                     for known in moved.events:
                         self.state.apply(known)
@@ -138,5 +138,6 @@ class RunLog:
         self.close()
 
 
-def _is_durable(event_type: str, payload: dict[str, Any]) -> bool:
+def is_durable(event_type: str, payload: dict[str, Any]) -> bool:
+    """Whether an event must survive a crash before it is acted on: all but an evaluation without an end."""
     return event_type not in BUFFERED or payload["decision"].get("action", "continue") != "continue"
