@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,7 +39,7 @@ def boundary_weight(truth: Tensor, *, inner: float = 3.0, outer: float = 5.0) ->
     if not 0.0 <= inner < outer:
         raise ValueError(f"boundary_weight: 0 <= inner < outer must hold, but got {inner=}, {outer=}")
     inside = truth > 0.5
-    reach = math.ceil(outer)
+    reach = int(outer)
     distance = torch.where(inside, _squared_distance(~inside, reach), _squared_distance(inside, reach)).sqrt()
     return ((outer - distance) / (outer - inner)).clamp(0.0, 1.0)
 
