@@ -7,8 +7,10 @@ from search.patient_log import PatientLog
 from search.running import Watcher
 from search.schema import SweepConfig
 from search.tables import TableWriter
+from search.tracking import Tracking
 
 
 def watchers_of(log: PatientLog, config: SweepConfig) -> tuple[Watcher, ...]:
     """The watchers of a sitting."""
-    return Keeper(log, config.search.keep), TableWriter(log.store)
+    tracking = Tracking(log.store.uri, config.tracking.wandb)
+    return Keeper(log, config.search.keep), TableWriter(log.store), tracking

@@ -1,0 +1,285 @@
+"""wandb, drawn from the log by a process of its own that may be slow, wait, or die without anybody noticing.
+
+Trials never import wandb. One wandb run stands for one trial: its id is the run's id and the trial's number, so that
+publishing again goes on instead of drawing twice; its group is the sweep and its x axis the step. What has been
+published is kept in `RUN/wandb/position.json`.
+
+`python -m search.tracking RUN` follows a run until it is closed; `publish` does the same once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import netrc
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import wandb
+
+from search.records import RunState, TrialRecord
+from search.schema import WandbConfig
+from search.store import RunLog, Store, open_store
+from trainable.errors import StoreError
+
+Mode = Literal["online", "offline", "disabled"]
+POSITION = "wandb/position.json"
+INIT_TIMEOUT_S, FINISH_TIMEOUT_S = 30.0, 30.0
+POLL_S, LINGER_S = 2.0, 60.0
+ATTEMPTS, FIRST_WAIT_S = 4, 1.0
+
+
+class Drawn(Protocol):
+    """What a wandb run can do that is used here."""
+
+    def log(self, data: dict[str, Any], step: int | None = None) -> Any: ...
+
+    def finish(self, exit_code: int | None = None) -> Any: ...
+
+    @property
+    def summary(self) -> Any: ...
+
+
+def has_key() -> bool:
+    """Whether a wandb key is at hand, in the environment or in netrc; its value is not looked at."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0].split(":")[0]
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
+        return netrc.netrc().authenticators(host) is not None
+    return False
+
+
+def mode_of(config: WandbConfig) -> Mode:
+    """`auto` is what wandb's own WANDB_MODE says, else online with a key, else offline."""
+    if config.mode != "auto":
+        return config.mode
+    wanted = os.environ.get("WANDB_MODE")
+    if wanted in ("offline", "disabled"):
+        return "offline" if wanted == "offline" else "disabled"
+    return "online" if has_key() else "offline"
+
+
+@dataclass
+class Position:
+    """What has been published: by trial number, the last step drawn; and the trials that are finished.
+
+    Attributes:
+        steps: last drawn step by trial. finished: trials whose end is drawn.
+    """
+
+    steps: dict[int, int] = field(default_factory=dict)
+    finished: set[int] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, store: Store) -> Position:
+        """The position in a run; nothing where there is none or it is damaged (drawing again changes nothing)."""
+        try:
+            raw = json.loads(store.read_bytes(POSITION))
+            return cls({int(k): int(v) for k, v in raw["steps"].items()}, {int(n) for n in raw["finished"]})
+        except (StoreError, OSError, ValueError, KeyError, AttributeError, TypeError):
+            return cls()
+
+    def write(self, store: Store) -> None:
+        """Keep it."""
+        content = {"steps": {str(k): v for k, v in self.steps.items()}, "finished": sorted(self.finished)}
+        store.write_bytes(POSITION, json.dumps(content).encode())
+
+
+def local_folder(run: str) -> Path:
+    """Where wandb keeps its own files: in a local run's folder, else in a temporary one."""
+    if "://" in run:
+        return Path(os.environ.get("TMPDIR", "/tmp")) / "thresher-wandb"
+    return Path(run) / "wandb"
+
+
+class Publisher:
+    """Draws a run's trials.
+
+    Args:
+        run: path or URI. config: the sweep's wandb section. mode: online or offline.
+        start: makes a wandb run; `wandb.init` unless a test says otherwise.
+        pause: waits; `time.sleep` unless a test says otherwise.
+    """
+
+    def __init__(
+        self, run: str, config: WandbConfig, mode: Mode, *, start: Callable[..., Drawn] = wandb.init,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
+        self._run, self._config, self.mode = run, config, mode
+        self._start, self._pause = start, pause
+        self.store = open_store(run)
+        self.log = RunLog.open(self.store)
+        self.position = Position.read(self.store)
+        self._open: dict[int, Drawn] = {}
+
+    @property
+    def state(self) -> RunState:
+        """The run as far as it was read."""
+        return self.log.state
+
+    def catch_up(self) -> int:
+        """Draw what was recorded since.
+
+        Returns:
+            How many evaluations were drawn.
+        """
+        self.log.refresh()
+        drawn = 0
+        for trial in self.state.trials.values():
+            if trial.number not in self.position.finished:
+                drawn += self._draw(trial)
+        if drawn:
+            self.position.write(self.store)
+        return drawn
+
+    def _draw(self, trial: TrialRecord) -> int:
+        last = self.position.steps.get(trial.number, -1)
+        rows = [row for row in sorted(trial.evaluations, key=lambda r: r.step) if row.step > last]
+        if rows or trial.ended:
+            shown = self._opened(trial)
+            for row in rows:
+                values = {name: value for name, value in row.record.items() if value is not None}
+                shown.log(values | {"time_s": row.time_s}, step=row.step)
+                self.position.steps[trial.number] = row.step
+            if trial.ended:
+                self._end(trial, shown)
+        return len(rows)
+
+    def _end(self, trial: TrialRecord, shown: Drawn) -> None:
+        ending = {
+            "state": str(trial.state), "stop_reason": trial.stop_reason, "best.objective": trial.best_value,
+            "best.step": trial.best_step,
+        }  # fmt: skip
+        shown.summary.update({k: v for k, v in ending.items() if v is not None})
+        shown.finish(exit_code=0 if trial.state != "FAILED" else 1)
+        self._open.pop(trial.number, None)
+        self.position.finished.add(trial.number)
+        self.position.write(self.store)
+
+    def _opened(self, trial: TrialRecord) -> Drawn:
+        """The trial's wandb run; after several tries without an answer, the rest of the run is kept offline."""
+        if trial.number in self._open:
+            return self._open[trial.number]
+        for attempt in range(ATTEMPTS):
+            try:
+                made = self._init(trial)
+            except Exception as error:  # wandb raises many kinds; none of them may end the search
+                if attempt == ATTEMPTS - 1:
+                    raise
+                print(f"wandb: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}", flush=True)
+                if self.mode == "online" and attempt == ATTEMPTS - 2:
+                    print("wandb cannot be reached: this run is kept offline; `thresher wandb-sync` sends it later", flush=True)
+                    self.mode = "offline"
+                self._pause(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0))
+            else:
+                self._open[trial.number] = made
+                return made
+        raise AssertionError("unreachable")
+
+    def _init(self, trial: TrialRecord) -> Drawn:
+        name, run_id = self.state.run["name"], self.state.run["run_id"]
+        folder = local_folder(self._run)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = wandb.Settings(
+            init_timeout=INIT_TIMEOUT_S, finish_timeout=FINISH_TIMEOUT_S, console="off", silent=True, disable_git=True,
+            disable_code=True,
+        )  # fmt: skip
+        return self._start(
+            project=self._config.project, entity=self._config.entity, group=name, name=f"{name}-{trial.number}",
+            id=f"{run_id}-{trial.number}", resume="allow", mode=self.mode, dir=str(folder), reinit="create_new",
+            config={**trial.params, "trial": trial.number, "source": trial.source, "generation": trial.generation},
+            settings=settings,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Finish the runs that are still open, without their trials having ended."""
+        for shown in self._open.values():
+            shown.finish()
+        self._open.clear()
+        self.position.write(self.store)
+
+
+def publish(run: str, config: WandbConfig, mode: Mode, **seams: Any) -> tuple[int, int]:
+    """Draw a run once, from where the last publisher left off.
+
+    Returns:
+        (trials drawn or gone on with, evaluations drawn).
+    """
+    publisher = Publisher(run, config, mode, **seams)
+    before = dict(publisher.position.steps)
+    drawn = publisher.catch_up()
+    publisher.close()
+    changed = [n for n, step in publisher.position.steps.items() if before.get(n) != step]
+    return len(changed), drawn
+
+
+def follow(run: str, config: WandbConfig, mode: Mode, parent: int) -> None:
+    """Draw a run until it is closed or its driver is gone, and what is left for a while after that."""
+    publisher = Publisher(run, config, mode)
+    sitting = publisher.state.seq
+    deadline: float | None = None
+    while deadline is None or time.monotonic() < deadline:
+        drawn = publisher.catch_up()
+        over = (publisher.state.closed is not None and publisher.state.seq > sitting) or not _alive(parent)
+        if over and not drawn:
+            break
+        if over and deadline is None:
+            deadline = time.monotonic() + LINGER_S
+        time.sleep(0 if over else POLL_S)
+    publisher.close()
+
+
+def _alive(pid: int) -> bool:
+    return os.getppid() == pid
+
+
+class Tracking:
+    """Starts the publisher beside the driver, and leaves it to itself.
+
+    Args:
+        run: path or URI. config: the sweep's wandb section.
+    """
+
+    def __init__(self, run: str, config: WandbConfig) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        mode = mode_of(config)
+        if mode == "disabled":
+            return
+        folder = local_folder(run)
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "publisher.log").open("ab") as output:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "search.tracking", run, "--config", config.model_dump_json(), "--mode", mode],
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                )  # fmt: skip
+
+    def update(self, state: RunState) -> None:
+        """Nothing: the publisher reads the log by itself."""
+
+    def close(self, state: RunState) -> None:
+        """Nothing: the publisher sees that the run is closed, draws the rest and ends."""
+
+
+def main() -> int:
+    """Follow one run; every failure ends in the publisher's own log."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("run")
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--mode", required=True, choices=["online", "offline"])
+    given = parser.parse_args()
+    follow(given.run, WandbConfig.model_validate_json(given.config), given.mode, os.getppid())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

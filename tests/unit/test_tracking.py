@@ -1,0 +1,127 @@
+"""wandb from the log: every evaluation once, retries, offline when nobody answers, and a death that changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.schema import WandbConfig
+from search.store import RunLog, open_store
+from search.tracking import POSITION, Publisher, mode_of, publish
+from tests.support.runs import unbroken
+
+
+class FakeRun:
+    """Keeps what a wandb run was told."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings, self.rows, self.summary, self.finished = settings, [], {}, False
+
+    def log(self, data: dict[str, Any], step: int | None = None) -> None:
+        assert not self.finished
+        self.rows.append((step, data))
+
+    def finish(self, exit_code: int | None = None) -> None:
+        self.finished = True
+
+
+class FakeWandb:
+    """Starts runs; refuses the first `refusals` times."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        self.refusals, self.runs, self.modes = refusals, [], []
+
+    def __call__(self, **settings: Any) -> FakeRun:
+        self.modes.append(settings["mode"])
+        if self.refusals:
+            self.refusals -= 1
+            raise TimeoutError("no answer")
+        self.runs.append(FakeRun(settings))
+        return self.runs[-1]
+
+
+def write_run(folder: Path) -> str:
+    """A finished run in a folder."""
+    unbroken(open_store(str(folder)))
+    return str(folder)
+
+
+def seams(server: FakeWandb) -> dict[str, Any]:
+    return {"start": server, "pause": lambda seconds: None}
+
+
+def test_every_evaluation_is_drawn_once_however_often_it_is_published(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    expected = {
+        (t.number, e.step) for t in RunLog.open(open_store(run)).state.trials.values() for e in t.evaluations
+    }
+    server = FakeWandb()
+    assert publish(run, WandbConfig(), "online", **seams(server))[1] == len(expected) > 0
+    assert publish(run, WandbConfig(), "online", **seams(server)) == (0, 0)
+    drawn = [(r.settings["config"]["trial"], step) for r in server.runs for step, _ in r.rows]
+    assert sorted(drawn) == sorted(expected)
+    assert all(r.settings["resume"] == "allow" and r.settings["group"] for r in server.runs)
+    assert len({r.settings["id"] for r in server.runs}) == len(server.runs)
+
+
+def test_a_publisher_that_dies_goes_on_where_it_was(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    first = Publisher(run, WandbConfig(), "online", **seams(FakeWandb()))
+    trial = next(t for t in first.log.state.trials.values() if len(t.evaluations) > 1)
+    first.position.steps[trial.number] = trial.evaluations[0].step
+    first.position.write(first.store)
+    server = FakeWandb()
+    publish(run, WandbConfig(), "online", **seams(server))
+    again = next(r for r in server.runs if r.settings["config"]["trial"] == trial.number)
+    assert [step for step, _ in again.rows] == [e.step for e in trial.evaluations[1:]]
+
+
+def test_a_damaged_position_means_drawing_again_not_an_error(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    open_store(run).write_bytes(POSITION, b"{torn")
+    assert publish(run, WandbConfig(), "online", **seams(FakeWandb()))[1] > 0
+
+
+def test_when_nobody_answers_the_run_is_kept_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run")
+    server = FakeWandb(refusals=3)
+    publish(run, WandbConfig(), "online", **seams(server))
+    assert server.modes[:3] == ["online"] * 3 and set(server.modes[3:]) == {"offline"}
+    assert capsys.readouterr().out.count("kept offline") == 1
+
+
+def test_auto_is_online_only_with_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    assert mode_of(WandbConfig()) == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert mode_of(WandbConfig()) == "online"
+    assert mode_of(WandbConfig(mode="disabled")) == "disabled"
+
+
+def test_the_real_wandb_offline_writes_one_run_per_trial_and_no_secret(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    secret = "canary" + "0" * 34
+    code = (
+        "from search.tracking import publish; from search.schema import WandbConfig; import sys;"
+        "print(publish(sys.argv[1], WandbConfig(), 'offline'))"
+    )
+    environment = os.environ | {"WANDB_API_KEY": secret, "WANDB_MODE": "offline"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run)], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    trials = [t for t in RunLog.open(open_store(str(run))).state.trials.values() if t.evaluations or t.ended]
+    files = list((Path(run) / "wandb").rglob("*.wandb"))
+    assert len(files) == len(trials)
+    written = [p for p in Path(run).rglob("*") if p.is_file()]
+    assert not [p for p in written if secret.encode() in p.read_bytes()]
+    assert json.loads((Path(run) / POSITION).read_bytes())["finished"]
