@@ -12,6 +12,7 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.encoders import get_encoder_names
 from torch import Tensor, nn
 
@@ -70,8 +71,14 @@ class Segmenter(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Mean of the heads' logits, float[B, C, H, W]."""
-        logits = self.head_logits(image)
-        return logits[0] if len(logits) == 1 else logits.mean(0)
+        if len(self.heads) == 1 or not all(isinstance(head, SegmentationHead) for head in self.heads):
+            return self.head_logits(image).mean(0)
+        decoded = self.decoder(self.encode(image))
+        # The upsampling is linear and the same for all heads, so the mean may be taken before it.
+        convolved = [head[0](drop(decoded)) for head, drop in zip(self.heads, self.head_dropout, strict=True)]
+        padded = [side + -side % STRIDE for side in image.shape[2:]]
+        logits = _resize(self.heads[0][1](torch.stack(convolved).mean(0)), padded)
+        return logits[..., : image.shape[2], : image.shape[3]]
 
 
 class _Maps(nn.Module):

@@ -168,12 +168,3 @@ class PerClassThresholds(SelectingRecipe[PerClassConfig]):
         for logits in heads if self.cfg.deep_supervision else ():
             loss = loss + self.cfg.deep_supervision * self.labeled_loss(logits, label)
         return loss
-
-    def probabilities(self, nets: Nets, image: Tensor) -> Tensor:
-        """Softmax of the averaged network's mean logits."""
-        return mean_logit_probabilities(self.heads(nets[self.evaluated], image))
-
-
-def mean_logit_probabilities(heads: Tensor) -> Tensor:
-    """Softmax of the heads' mean logits, float32[B, C, *S]; heads: float[K, B, C, *S]."""
-    return heads.float().mean(0).softmax(1)
