@@ -102,7 +102,7 @@ def evaluate(
         data, split_positions, predict, device=device, stride=stride, size=size, should_stop=should_stop
     ):
         label = torch.from_numpy(np.stack([data.source.mask(i) for i in group])).to(device).long()
-        matrix += metrics.confusion_matrix(probabilities.argmax(1), label, task.num_classes, IGNORE)
+        matrix += metrics.confusion_matrix(probabilities.max(1).indices, label, task.num_classes, IGNORE)
         if task.binary:
             counts = metrics.score_histogram(probabilities[:, 1], label, ignore_index=IGNORE)
             histogram = counts if histogram is None else histogram + counts
