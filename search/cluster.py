@@ -111,7 +111,8 @@ def connected(
     temp = Path(tempfile.mkdtemp(prefix=f"{TEMP_PREFIX}{os.getpid()}-", dir=_short_folder()))
     try:
         if ray.is_initialized():
-            yield Cluster(False, temp)
+            with _no_raw_errors():
+                yield Cluster(False, temp)
             return
         where = address or next((os.environ[v] for v in ADDRESS_VARIABLES if os.environ.get(v)), "local")
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -144,15 +145,17 @@ def connected(
 @contextmanager
 def _no_raw_errors() -> Iterator[None]:
     """Keeps Ray from printing a page of its own when a trial's process dies: one line of ours says it better."""
-    before = getattr(ray_worker, "print_to_stdstream", None)
-    if before is None:
-        yield
-        return
-    ray_worker.print_to_stdstream = _print_nothing
+    printer, tune_log = getattr(ray_worker, "print_to_stdstream", None), logging.getLogger("ray.tune")
+    level = tune_log.level
+    tune_log.setLevel(logging.CRITICAL)
+    if printer is not None:
+        ray_worker.print_to_stdstream = _print_nothing
     try:
         yield
     finally:
-        ray_worker.print_to_stdstream = before
+        tune_log.setLevel(level)
+        if printer is not None:
+            ray_worker.print_to_stdstream = printer
 
 
 def _print_nothing(*args: Any, **options: Any) -> None:

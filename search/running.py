@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+import ray
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -130,7 +132,8 @@ def run_sitting(log: PatientLog, sitting: Sitting, cluster: Cluster, progress: P
         log.append(event_type, **payload)
     log.say = progress.say
     log.listeners.append(progress.event)
-    namespace = f"thresher-{log.state.run['run_id']}-{log.store.epoch}"
+    # One name per sitting: copies of a run on one cluster never hear each other's flags.
+    namespace = f"thresher-{log.state.run['run_id']}-{log.store.epoch}-{secrets.token_hex(4)}"
     flags = start_flags(namespace)
     driver = Driver(log, flags, slots, retries=config.search.retries, total=sitting.total, say=progress.say)
     control = Control(
@@ -155,6 +158,7 @@ def run_sitting(log: PatientLog, sitting: Sitting, cluster: Cluster, progress: P
             result = _closed(log, sitting, control.reason)
         finally:
             control.stop()
+            ray.kill(flags)
     return result
 
 

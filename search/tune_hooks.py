@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray.tune import Callback
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -138,8 +138,8 @@ class DecideHook(_NotPickled, TrialScheduler):
         return ""
 
 
-class StepHook(_NotPickled, Callback):
-    """Called at every step of Tune.
+class StepHook(_NotPickled, TrialProgressCallback):
+    """Called at every step of Tune; takes the place of the callback that prints Tune's own lines.
 
     Args:
         driver: whose kept exception is raised.
@@ -147,9 +147,19 @@ class StepHook(_NotPickled, Callback):
     """
 
     def __init__(self, driver: Driver, each_step: Callable[[], None]) -> None:
+        super().__init__()
         self._driver, self._each_step = driver, each_step
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Before Tune looks for news."""
         self._driver.raise_kept()
         self._each_step()
+
+    def on_trial_result(self, *args: Any, **info: Any) -> None:
+        """Nothing: the scheduler has recorded it."""
+
+    def on_trial_error(self, *args: Any, **info: Any) -> None:
+        """Nothing: the driver has said it."""
+
+    def on_trial_complete(self, *args: Any, **info: Any) -> None:
+        """Nothing: the driver has said it."""

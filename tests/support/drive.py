@@ -1,12 +1,13 @@
 """A driver in a process of its own, that tests can kill: a real sweep over the toy training.
 
-    python -m tests.support.drive sweep STORAGE '{"search": {"trials": 6}}'
-    python -m tests.support.drive resume RUN '{"add_trials": 3}'
+python -m tests.support.drive sweep STORAGE '{"search": {"trials": 6}}'
+python -m tests.support.drive resume RUN '{"add_trials": 3}'
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ def toy_setting(config: SweepConfig) -> Setting:
 
 
 def toy_options(**changes: Any) -> Options:
+    # Whether a cluster is safe is tested by itself: asking it takes seconds.
+    changes.setdefault("insecure", "THRESHER_RAY_ADDRESS" in os.environ)
     return Options(
         num_cpus=2, num_gpus=0, fit=FIT, examine=toy_setting, check_weights=lambda starts: None, **changes
     )
@@ -41,7 +44,13 @@ def toy_config(storage: Path, **sections: Any) -> SweepConfig:
         "data": {"root": str(storage)},
         "train": {"steps": 20, "eval_every_steps": 5, "encoder_weights": None, "st.start_step": 0},
         "space": {"st.weight": {}, "threshold": {}},
-        "search": {"trials": 6, "max_concurrent": 1, "asha": {"grace_steps": 5}, "baselines": False, "hang_s": 60.0},
+        "search": {
+            "trials": 6,
+            "max_concurrent": 1,
+            "asha": {"grace_steps": 5},
+            "baselines": False,
+            "hang_s": 60.0,
+        },
         "resources": {"cpus_per_worker": 1},
         "storage": str(storage),
     }
