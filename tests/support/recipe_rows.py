@@ -19,7 +19,7 @@ from trainable.config import RunConfig, merge
 from trainable.data.dataset import Dataset
 from trainable.data.random import stream_seed
 from trainable.session import Session
-from trainable.state import Outcome, Report, Reporter, StopQuestion, ignore_report, never_stop
+from trainable.state import Observer, Outcome, Report, Reporter, StopQuestion, ignore_report, never_stop
 
 TINY: dict[str, Any] = {
     "steps": 12, "eval_every_steps": 4, "batch_size": 2, "crop_size": 32, "patience": 0, "encoder_weights": None,
@@ -112,14 +112,15 @@ ROWS = (
 
 def run_row(
     row: Row, folder: Path, *, report: Reporter = ignore_report, should_stop: StopQuestion = never_stop,
-    rank: int = 0, world_size: int = 1, **changes: Any,
+    observer: Observer | None = None, rank: int = 0, world_size: int = 1, **changes: Any,
 ) -> Outcome:  # fmt: skip
     """Train a row's recipe in a folder, going on from the checkpoint there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainable.session, "open_dataset", lambda cfg, base: row.dataset())
         return train(
-            row.config(**changes), folder, report=report, should_stop=should_stop, rank=rank, world_size=world_size
-        )
+            row.config(**changes), folder, report=report, should_stop=should_stop, observer=observer, rank=rank,
+            world_size=world_size,
+        )  # fmt: skip
 
 
 class StopAfter:

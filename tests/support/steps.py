@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -48,11 +49,15 @@ class Bench:
         """The phase's numbers at one of its steps, some of them replaced."""
         phase = self.recipe.phases()[self.phase]
         found = {name: torch.tensor(schedule(step)) for name, schedule in phase.schedules.items()}
+        for name, draw in phase.draws.items():
+            found[name] = torch.from_numpy(draw(np.random.default_rng(step), step))
         for name, optimizer in self.opt.items():
             optimizer.set_lr(phase.optimizers[name].lr(step))
         return found | {name: torch.tensor(value) for name, value in numbers.items()}
 
-    def step(self, batch: dict[str, Views], step: int, seed: int = 0, **numbers: float | list[float]) -> StepOut:
+    def step(
+        self, batch: dict[str, Views], step: int, seed: int = 0, **numbers: float | list[float]
+    ) -> StepOut:
         """One step."""
         sched = self.sched(step, **numbers)
         torch.manual_seed(seed)
