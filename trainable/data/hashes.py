@@ -18,6 +18,7 @@ from trainable.errors import DataError, Fault
 _VERSION = 1
 # A file changed again within the clock's grain keeps its time of change, so what is this young is not remembered.
 _TOO_YOUNG_S = 3.0
+_PART = 32
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -58,8 +59,14 @@ def each(work: Callable[[In], Out], inputs: Iterable[In], faults: list[Fault]) -
         except DataError as error:
             return None, error.faults
 
+    def several(values: list[In]) -> list[tuple[Out | None, tuple[Fault, ...]]]:
+        return [guarded(value) for value in values]
+
+    listed = list(inputs)
+    # Most jobs only look up what is remembered, so that one at a time would cost more than the work.
+    parts = [listed[start : start + _PART] for start in range(0, len(listed), _PART)]
     with ThreadPoolExecutor(workers()) as pool:
-        results = list(pool.map(guarded, inputs))
+        results = [result for part in pool.map(several, parts) for result in part]
     for _, found in results:
         faults.extend(found)
     return [result for result, _ in results]

@@ -258,7 +258,7 @@ def _files(
     found: dict[str, Path] = {}
     twice: list[str] = []
     other: list[str] = []
-    for path in sorted(_walk(folder) if deep else [p for p in folder.iterdir() if not p.is_dir()]):
+    for path in sorted(_walk(folder) if deep else [p for p in folder.iterdir() if not p.is_dir()], key=str):
         relative = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
         if any(part.startswith(".") for part in relative.split("/")) or path.name.lower() in _SYSTEM_FILES:
             continue

@@ -116,6 +116,7 @@ def _assemble(
     with_file = [] if layout.points is not None else trained
     found = each(lambda name: _census(memo, layout.masks[name]), with_file, faults)
     censuses = {name: one for name, one in zip(with_file, found, strict=True) if one is not None}
+    unread = set(with_file) - set(censuses)
     readings, differing = decide_readings((one[1] for one in censuses.values()), layout.classes)
     warnings += [
         Fault(str(layout.root), f"the numbers in the {family} masks and their colors name different classes, and both "
@@ -125,7 +126,7 @@ def _assemble(
     items = []
     for name in names:
         header = headers[name]
-        if header is None or (name in with_file and name not in censuses):
+        if header is None or name in unread:
             continue
         census = censuses[name][1] if name in censuses else None
         if census is not None and not _census_is_sound(layout, name, header[1], census, readings, faults):
