@@ -150,14 +150,15 @@ def check_fields(event_type: str, payload: Mapping[str, Any]) -> None:
             f"the run was written by a newer version (schema {SCHEMA + 1} or later); open it with that one"
         )
     required, optional = fields
-    for name, kinds in required.items():
+    for name in required:
         if name not in payload:
             raise StoreError(f"{event_type}: must have {name}, but it is missing")
-        if type(payload[name]) not in kinds:
-            _wrong(event_type, name, payload[name], kinds)
-    for name, kinds in optional.items():
-        if name in payload and type(payload[name]) not in kinds:
-            _wrong(event_type, name, payload[name], kinds)
+    for name, value in payload.items():
+        kinds = required.get(name) or optional.get(name)
+        if kinds is not None and type(value) not in kinds:
+            _wrong(event_type, name, value, kinds)
+        if type(value) is int and not -(2**63) <= value < 2**63:
+            raise StoreError(f"{event_type}: {name} must fit 64 bits, but got {name}={value!r:.40}")
 
 
 def _wrong(event_type: str, name: str, value: Any, kinds: frozenset[type]) -> NoReturn:

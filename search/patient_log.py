@@ -1,4 +1,4 @@
-"""A run's log that waits while the disk is full, instead of ending the search."""
+"""A run's log that waits while the disk is full or the storage away, instead of ending the search."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 from search.events import Event
 from search.store import RunLog, Store
-from trainable.errors import StoreFullError
+from trainable.errors import StoreAwayError, StoreFullError
 
 _WAIT_S = 2.0
 _SAY_EVERY = 30
 
 
 class PatientLog(RunLog):
-    """Appends as `RunLog` does; a full disk pauses the search until there is room.
+    """Appends as `RunLog` does; a full disk, or storage that does not answer, pauses the search until it is over.
 
     Trials wait in their report meanwhile, and nothing is half-written. Every event that is recorded is handed to
     the listeners, which may draw it or copy it but must not write to the log.
@@ -40,7 +40,7 @@ class PatientLog(RunLog):
         while True:
             try:
                 event = super().append(event_type, **payload)
-            except StoreFullError as error:
+            except (StoreFullError, StoreAwayError) as error:
                 if self.giving_up():
                     raise
                 if rounds % _SAY_EVERY == 0:
@@ -49,7 +49,7 @@ class PatientLog(RunLog):
                 self._pause.wait(self.wait_s)
                 continue
             if rounds:
-                self.say("there is room again: the search goes on")
+                self.say("the storage takes events again: the search goes on")
             for listener in self.listeners:
                 listener(event)
             return event

@@ -73,6 +73,10 @@ class StoreFullError(StoreError):
     """The storage has no room left; what was written before is whole."""
 
 
+class StoreAwayError(StoreError):
+    """The storage does not answer, after as many tries as are reasonable; the same call may be made again."""
+
+
 class LeaseHeldError(StoreError):
     """Another process owns the run."""
 

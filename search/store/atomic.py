@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from search.store.clock import Clock
-from trainable.errors import StoreError, StoreFullError
+from trainable.errors import StoreAwayError, StoreError, StoreFullError
 from trainable.faults import declare, fault_point
 
 TEMP_SUFFIX = ".tmp"
@@ -141,4 +141,5 @@ def explain(error: OSError, what: str) -> StoreError:
         return StoreError(
             f"{what}: must be writable by this user, but access is denied; change its owner or mode"
         )
-    return StoreError(f"{what}: must be writable, but got {error.strerror or error} (errno {error.errno})")
+    kind = StoreAwayError if error.errno in PASSING else StoreError
+    return kind(f"{what}: must be writable, but got {error.strerror or error} (errno {error.errno})")

@@ -145,7 +145,8 @@ class Store(ABC):
         Raises:
             LeaseLostError: another process owns the run now.
             StoreFullError: no room; nothing was written, and the same call may be made again.
-            StoreError: the storage cannot be written; the same call may be made again.
+            StoreAwayError: the storage does not answer; the same call may be made again.
+            StoreError: the storage cannot be written.
         """
         plain = natural(payload)
         check_fields(event_type, plain)

@@ -16,7 +16,7 @@ from obstore import exceptions
 from obstore.store import MemoryStore
 
 from search.store.clock import Clock
-from trainable.errors import ConfigError, StoreError
+from trainable.errors import ConfigError, StoreAwayError, StoreError
 from trainable.faults import declare, fault_point
 
 SCHEMES = ("s3", "gs", "az", "memory")
@@ -200,7 +200,7 @@ class Bucket:
                 raise StoreError(f"{self.uri}: cannot {what}: {_short(error)}") from None
             except (exceptions.BaseError, OSError) as error:
                 if attempt == self._tries:
-                    raise StoreError(
+                    raise StoreAwayError(
                         f"{self.uri}: must be reachable, but cannot {what} after {attempt} tries: {_short(error)}"
                     ) from None
             longest = min(_FIRST_WAIT_S * 3 ** (attempt - 1), _LONGEST_WAIT_S)

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from search.events import Event, decode, encode, is_whole
+from search.events import Event, encode, is_whole
 from search.store.atomic import PASSING, TEMP_SUFFIX, explain, sync_dir, write_all, write_atomic
 from search.store.base import EVENTS, LEASE, Store, relative
 from search.store.clock import Clock
@@ -16,6 +16,7 @@ from search.store.identity import pid_alive
 from search.store.lease import LeaseFile
 from search.store.lines import read_lines
 from search.store.local_lease import LocalLeaseFile
+from search.store.segments import first_seq, last_seq, limits, segments
 from trainable.errors import StoreError
 from trainable.faults import declare, fault_point
 
@@ -109,26 +110,14 @@ class LocalStore(Store):
 
     # ---- reading the log ----
 
-    def _segments(self) -> Sequence[tuple[int, Path]]:
-        try:
-            names = os.listdir(self._events)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StoreError(
-                f"{self._events}: must be a readable folder, but got {error.strerror or error}"
-            ) from error
-        numbers = ((name.removesuffix(".jsonl"), name) for name in names if name.endswith(".jsonl"))
-        return sorted((int(number), self._events / name) for number, name in numbers if number.isdecimal())
-
     def _scan(self, after: int) -> Iterator[Event]:
-        segments = self._segments()
-        limits = _limits([_first_seq(path) for _, path in segments])
+        files = segments(self._events)
+        ends = limits([first_seq(path) for _, path in files])
         expected, set_aside = after + 1, 0
-        for (_, path), limit, is_last in zip(segments, limits, _last_flags(len(segments)), strict=True):
+        for index, ((_, path), limit) in enumerate(zip(files, ends, strict=True)):
             if limit <= expected:
                 continue
-            for event in self._read_segment(path, is_last):
+            for event in self._read_segment(path, is_last=index == len(files) - 1):
                 if event.seq >= limit:
                     set_aside += 1
                 elif event.seq > expected:
@@ -179,8 +168,8 @@ class LocalStore(Store):
 
     def last_seq(self) -> int:
         """See `Store.last_seq`."""
-        for _, path in reversed(self._segments()):
-            last = _last_seq(path)
+        for _, path in reversed(segments(self._events)):
+            last = last_seq(path)
             if last is not None:
                 return last
         return -1
@@ -221,7 +210,7 @@ class LocalStore(Store):
 
     def _open_segment(self) -> None:
         self._events.mkdir(parents=True, exist_ok=True)
-        number = max((number for number, _ in self._segments()), default=-1) + 1
+        number = max((number for number, _ in segments(self._events)), default=-1) + 1
         fault_point("events.create")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0)
         handle = os.open(self._events / f"{number:06d}.jsonl", flags, 0o644)
@@ -292,56 +281,3 @@ class LocalStore(Store):
 
     def _owner_teardown(self) -> None:
         self._close_segment()
-
-
-def _limits(firsts: list[int | None]) -> list[float]:
-    """For each file, the first event number of any later one: from there on its own do not count."""
-    limits, limit = [], float("inf")
-    for first in reversed(firsts):
-        limits.append(limit)
-        limit = limit if first is None else min(limit, first)
-    return limits[::-1]
-
-
-def _last_flags(count: int) -> list[bool]:
-    return [index == count - 1 for index in range(count)]
-
-
-def _last_seq(path: Path) -> int | None:
-    """Number of the last whole event in a file; None when it holds none."""
-    try:
-        with path.open("rb") as file:
-            size, block = file.seek(0, os.SEEK_END), 2**16
-            while True:
-                start = max(0, size - block)
-                file.seek(start)
-                data = file.read()
-                # The newline before the last whole line must be in sight, or the file's beginning.
-                if start == 0 or data.count(b"\n") >= 2:
-                    break
-                block *= 4
-    except OSError as error:
-        raise StoreError(f"{path}: must be readable, but got {error.strerror or error}") from error
-    lines = data.split(b"\n")
-    if lines[-1] and not is_whole(lines[-1]):
-        lines.pop()
-    whole = [line for line in lines if line]
-    if not whole:
-        return None
-    if not is_whole(whole[-1]):
-        raise StoreError(
-            f"{path}: the last event must match its checksum, but does not; see `table --verify`"
-        )
-    return next(decode([whole[-1]])).seq
-
-
-def _first_seq(path: Path) -> int | None:
-    """Number of the first event in a file; None when it holds none that is whole."""
-    try:
-        with path.open("rb") as file:
-            line = file.readline().removesuffix(b"\n")
-    except OSError as error:
-        raise StoreError(f"{path}: must be readable, but got {error.strerror or error}") from error
-    if not line or not is_whole(line):
-        return None
-    return next(decode([line])).seq

@@ -14,6 +14,7 @@ from pathlib import Path
 from search.store.atomic import FULL, create_exclusive, explain, write_atomic
 from search.store.clock import Clock
 from search.store.lease import Conflict, Holder
+from trainable.errors import StoreError
 
 Tag = tuple[str, int, int, int]
 
@@ -136,6 +137,11 @@ class LocalLeaseFile:
 
     @classmethod
     def _holder(cls, path: Path) -> tuple[Holder, Tag]:
-        tag = cls._tag(path)
-        data = path.read_bytes()
+        try:
+            tag = cls._tag(path)
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(f"{path}: must be a readable file, but got {error.strerror or error}") from error
         return Holder.from_bytes(data, tag[2] / 1e9), tag

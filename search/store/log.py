@@ -38,14 +38,11 @@ class RunLog:
             LeaseHeldError: another process is starting it.
         """
         log = cls(store)
+        # Looked at before the lease is touched: a run that is there is left as it is.
+        _refuse_a_run(store)
         store.acquire(heartbeat)
         try:
-            log.refresh()
-            if log.state.seq >= 0:
-                raise StoreError(
-                    f"{store.uri}: must not hold a run yet, but has one of {log.state.seq + 1} events; "
-                    "resume it, or choose another name"
-                )
+            _refuse_a_run(store)
             log.append("run_opened", **run_opened)
         except BaseException:
             store.release()
@@ -136,6 +133,15 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _refuse_a_run(store: Store) -> None:
+    last = store.last_seq()
+    if last >= 0:
+        raise StoreError(
+            f"{store.uri}: must not hold a run yet, but has one of {last + 1} events; "
+            "resume it, or choose another name"
+        )
 
 
 def is_durable(event_type: str, payload: dict[str, Any]) -> bool:

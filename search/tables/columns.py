@@ -76,7 +76,7 @@ def with_metadata(table: pa.Table, state: RunState, **more: int) -> pa.Table:
 
 def metric_names(state: RunState) -> list[str]:
     """Names of the metrics that every row of this run's tables has."""
-    return [str(name) for name in state.run.get("metrics", ())]
+    return list(dict.fromkeys(str(name) for name in state.run.get("metrics", ())))
 
 
 def _columns(state: RunState, trials: list[TrialRecord]) -> Iterator[Column]:
@@ -161,7 +161,9 @@ def _param(trial: TrialRecord, name: str) -> Any:
 
 def _entries(space: Any) -> Iterator[Mapping[str, Any]]:
     entries = space.get("entries") if isinstance(space, Mapping) else None
-    return (entry for entry in entries or () if isinstance(entry, Mapping))
+    return (
+        (entry for entry in entries if isinstance(entry, Mapping)) if isinstance(entries, list) else iter(())
+    )
 
 
 def _axes(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -170,16 +172,17 @@ def _axes(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         return [{"name": f"{name}.share", "kind": "float"} for name in names[:-1]]
     axis = entry.get("axis")
     found = [axis] if isinstance(axis, Mapping) and isinstance(axis.get("name"), str) else []
-    found += [axis for axis in entry.get("axes") or () if isinstance(axis, Mapping) and "name" in axis]
-    return found + ([{"name": f"{entry['high']}.gap", "kind": "float"}] if kind == "ordered_pair" else [])
+    return found + ([{"name": f"{entry.get('high')}.gap", "kind": "float"}] if kind == "ordered_pair" else [])
 
 
 def _declared(space: Any) -> Iterator[tuple[str, str]]:
     for entry in _entries(space):
-        names = entry.get("names") or [entry.get(key) for key in ("name", "low", "high")]
+        listed = entry.get("names")
+        names = listed if isinstance(listed, list) else [entry.get(key) for key in ("name", "low", "high")]
         axis = next(iter(_axes(entry)), {})
-        if axis.get("kind") == "choice":
-            kind = _wider({_kind(choice) for choice in axis.get("choices", ()) if choice is not None})
+        choices = axis.get("choices")
+        if axis.get("kind") == "choice" and isinstance(choices, list):
+            kind = _wider({_kind(choice) for choice in choices if choice is not None})
         elif axis.get("kind") in ("int", "float"):
             kind = axis["kind"]
         elif entry.get("value") is not None:
@@ -190,6 +193,8 @@ def _declared(space: Any) -> Iterator[tuple[str, str]]:
 
 
 def _kind(value: Any) -> str:
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        return "json"
     return {bool: "bool", int: "int", float: "float", str: "str"}.get(type(value), "json")
 
 
@@ -217,7 +222,10 @@ def _series(column: Column) -> pd.Series[Any]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:
+        return None
 
 
 def _section(config: Any, name: str) -> Mapping[str, Any]:

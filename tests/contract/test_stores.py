@@ -155,8 +155,10 @@ class StoreContract:
         log = RunLog.create(self.store(uri), heartbeat=False, **opened())
         with pytest.raises(LeaseHeldError, match=r"pid=\d+ on host=.*renewed \d+ s ago"):
             RunLog.resume(self.store(uri), heartbeat=False)
-        with pytest.raises(LeaseHeldError):
+        before = self.store(uri).read_bytes("lease.json")
+        with pytest.raises(StoreError, match="must not hold a run yet"):
             RunLog.create(self.store(uri), heartbeat=False, **opened())
+        assert self.store(uri).read_bytes("lease.json") == before
         log.close()
         RunLog.resume(self.store(uri), heartbeat=False).close()
 

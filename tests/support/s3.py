@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
@@ -22,6 +23,7 @@ ENVIRONMENT = {
 }
 
 _Answer = Iterable[bytes]
+_buckets = itertools.count()
 
 
 class S3Server:
@@ -69,8 +71,10 @@ class S3Server:
 
 
 @contextmanager
-def s3_server(bucket: str = "bucket") -> Iterator[S3Server]:
+def s3_server() -> Iterator[S3Server]:
     """Serves an empty bucket and points the environment at it."""
+    # The simulator keeps its buckets for as long as the process lives.
+    bucket = f"bucket-{next(_buckets)}"
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = S3Server(bucket)
     http = make_server("127.0.0.1", 0, server, threaded=True)
