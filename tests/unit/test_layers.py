@@ -32,7 +32,7 @@ trainable.worker
 spaces
 search
 search.schema search.checks search.config
-search.events search.trial_record search.records search.store search.patient_log search.tables
+search.events search.trial_record search.run_state search.records search.store search.patient_log search.tables
 search.cli
 """
 """A module stands in the line of the longest name that it starts with; it imports only from its own line and above."""
