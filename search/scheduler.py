@@ -117,11 +117,11 @@ class Asha:
         if not reached:
             return Decision()
         rung, milestone = reached[-1]
-        seen = state.rungs.get((record.generation, record.bracket, milestone), {})
-        if trial in seen or (record.rung is not None and record.rung >= rung):
+        if record.rung is not None and record.rung >= rung:
             return Decision()
+        seen = state.rungs.get((record.generation, record.bracket, milestone), {})
         best = self._best(record, value)
-        cutoff = self._cutoff([other for number, other in seen.items() if number != trial], best)
+        cutoff = self._cutoff(list(seen.values()), best)
         prune = (
             cutoff is not None
             and (best is None or self._better(cutoff, best))
