@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from trainable import ema
@@ -153,7 +154,7 @@ class PerClassThresholds(SelectingRecipe[PerClassConfig]):
             self_training = self.self_training_loss(student, target)
             total = supervised + sched["st.weight"] * self_training
             out = StepOut({"loss/total": total, "loss/sup": supervised, "loss/st": self_training}, target)
-        out.losses["loss/total"].backward()
+        torch.autograd.backward(out.losses["loss/total"])
         opt["net"].step()
         ema.update(nets["ema"], nets["net"], sched["ema_decay"], buffers=self.cfg.ema_buffers)
         return out
