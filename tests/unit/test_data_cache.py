@@ -32,13 +32,13 @@ from trainable.faults import armed
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are decoded from now on."""
     seen: list[Path] = []
-    read = cache_module.read_image
+    read = cache_module.read_pixels
 
     def counted(path: Path) -> Any:
         seen.append(path)
         return read(path)
 
-    monkeypatch.setattr(cache_module, "read_image", counted)
+    monkeypatch.setattr(cache_module, "read_pixels", counted)
     return seen
 
 
@@ -170,14 +170,14 @@ def test_a_killed_build_is_taken_over(tmp_path: Path, place: str) -> None:
 def _open_and_count(root: str, base: str) -> int:
     """How many images this process decoded."""
     seen = []
-    read = cache_module.read_image
+    read = cache_module.read_pixels
 
     def slow(path: Path) -> Any:
         seen.append(path)
         time.sleep(0.02)
         return read(path)
 
-    cache_module.read_image = slow
+    cache_module.read_pixels = slow
     cfg = config(Path(root), **{key: f"splits/{key}.txt" for key in ("labeled", "unlabeled", "val", "test")})
     open_cache(build_manifest(cfg, Path(base)), cfg.cache)
     return len(seen)

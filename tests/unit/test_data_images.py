@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.support.folders import image_of
-from trainable.data.images import read_header, read_image
+from trainable.data.images import read_header, read_image, read_pixels
 from trainable.data.masks import read_raw
 from trainable.errors import DataError
 
@@ -46,7 +46,7 @@ def saved(path: Path, picture: Image.Image, **options: Any) -> Path:
 )  # fmt: skip
 def test_lossless_files_come_back_exactly(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
     path = saved(tmp_path / name, Image.fromarray(RGB), **options)
-    assert np.array_equal(read_image(path), RGB)
+    assert np.array_equal(read_pixels(path), RGB)
     header = read_header(path)
     assert (header.height, header.width, header.channels) == RGB.shape
 
@@ -54,13 +54,15 @@ def test_lossless_files_come_back_exactly(tmp_path: Path, name: str, options: di
 def test_arrays_come_back_exactly(tmp_path: Path) -> None:
     for name, array in {"a": RGB, "b": GRAY, "c": GRAY[..., None], "d": GRAY.astype(np.int64)}.items():
         np.save(tmp_path / f"{name}.npy", array)
-        found = read_image(tmp_path / f"{name}.npy")
+        found = read_pixels(tmp_path / f"{name}.npy")
         assert found.dtype == np.uint8
         assert np.array_equal(found, array.reshape(found.shape))
 
 
 def test_gray_has_one_channel(tmp_path: Path) -> None:
-    assert np.array_equal(read_image(saved(tmp_path / "a.png", Image.fromarray(GRAY)))[..., 0], GRAY)
+    path = saved(tmp_path / "a.png", Image.fromarray(GRAY))
+    assert np.array_equal(read_pixels(path), GRAY[..., None])
+    assert np.array_equal(read_image(path), np.dstack([GRAY] * 3))
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "CMYK", "1"])
@@ -78,7 +80,7 @@ def test_other_modes_are_converted_where_nothing_is_lost(tmp_path: Path, mode: s
     else:
         picture = Image.fromarray(np.dstack([255 - RGB, np.zeros_like(GRAY)]), mode="CMYK")
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
-    assert np.array_equal(read_image(saved(path, picture)), expected)
+    assert np.array_equal(read_pixels(saved(path, picture)), expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -93,7 +95,7 @@ def test_the_exif_orientation_is_applied_as_pillow_applies_it(tmp_path: Path, or
         upright = Image.fromarray(RGB) if suffix != "jpg" else picture.copy()
         if orientation > 1:
             upright = upright.transpose(Image.Transpose(moves[orientation]))
-    found = read_image(path)
+    found = read_pixels(path)
     assert np.array_equal(found, np.asarray(upright))
     assert found.shape[:2] == (read_header(path).height, read_header(path).width)
 
@@ -101,10 +103,10 @@ def test_the_exif_orientation_is_applied_as_pillow_applies_it(tmp_path: Path, or
 def test_16_bit_gray_is_taken_only_where_8_bits_hold_it(tmp_path: Path) -> None:
     for suffix in ("png", "tif"):
         path = saved(tmp_path / f"a.{suffix}", Image.fromarray(GRAY.astype(np.uint16) * 257))
-        assert np.array_equal(read_image(path)[..., 0], GRAY)
+        assert np.array_equal(read_pixels(path)[..., 0], GRAY)
         odd = saved(tmp_path / f"b.{suffix}", Image.fromarray(GRAY.astype(np.uint16) * 200))
         with pytest.raises(DataError, match=r"b\.\w+: .*16-bit gray .*8-bit by one rule"):
-            read_image(odd)
+            read_pixels(odd)
 
 
 def refusals(folder: Path) -> dict[str, Path]:
@@ -157,7 +159,7 @@ def refusals(folder: Path) -> dict[str, Path]:
 def test_what_cannot_be_read_without_loss_is_refused_by_name(tmp_path: Path) -> None:
     for words, path in refusals(tmp_path).items():
         with pytest.raises(DataError, match=words) as caught:
-            read_image(path)
+            read_pixels(path)
         assert caught.value.exit_code == 2
         assert caught.value.faults[0].where == str(path)
 
@@ -192,7 +194,7 @@ def test_damaged_bytes_end_in_pixels_or_in_a_named_fault(tmp_path: Path, suffix:
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    for read in (read_image, read_raw):
+    for read in (read_pixels, read_raw):
         try:
             read(path)
         except DataError as error:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from trainable.config import CacheConfig
 from trainable.data.files import UInt8
 from trainable.data.hashes import cache_folder
-from trainable.data.images import read_image
+from trainable.data.images import read_pixels
 from trainable.data.items import Item, Manifest, labels_hash, read_mask
 from trainable.data.masks import read_raw
 from trainable.data.pack import Content, Pack, PackFiles, Progress
@@ -125,7 +125,7 @@ def _unique(contents: Sequence[tuple[str, Content] | None]) -> tuple[tuple[Conte
 
 def _image(item: Item) -> Content:
     def load() -> UInt8:
-        pixels = read_image(item.image)
+        pixels = read_pixels(item.image)
         _require_same(item.image, item.image_hash, _digest(item.image))
         return pixels
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from trainable.config import DataConfig
 from trainable.data.hashes import Memo, cache_folder, each
-from trainable.data.images import read_image
+from trainable.data.images import read_pixels
 from trainable.data.items import Item, Manifest
 from trainable.data.manifest import scan
 from trainable.data.names import some
@@ -118,7 +118,7 @@ def _decoded(manifest: Manifest, cfg: DataConfig, faults: list[Fault]) -> dict[s
 
 
 def _pixel_facts(path: Path) -> tuple[str, bool]:
-    pixels = read_image(path)
+    pixels = read_pixels(path)
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(pixels.data)
     return digest.hexdigest()[:32], bool((pixels == pixels[:1, :1]).all())

@@ -45,6 +45,22 @@ def read_header(path: Path) -> Header:
 
 
 def read_image(path: Path) -> UInt8:
+    """Decode an image, upright, as RGB of 8 bits per channel; gray is repeated.
+
+    Args:
+        path: a regular file.
+
+    Returns:
+        `uint8[H, W, 3]`.
+
+    Raises:
+        DataError: as `read_pixels`.
+    """
+    pixels = read_pixels(path)
+    return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+
+
+def read_pixels(path: Path) -> UInt8:
     """Decode an image, upright, as 8 bits per channel.
 
     Args:

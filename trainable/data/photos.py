@@ -61,15 +61,15 @@ def photos_of(
 
 
 def looks_like_patches(ids: Collection[str]) -> str:
-    """A pattern that names the photos, if the ids look like patches of photos; else the empty string.
+    r"""A pattern that names the photos, if the ids look like patches of photos; else the empty string.
 
     >>> looks_like_patches(["a1_y0_x0", "a1_y0_x9", "b2_y0_x0"])
-    '^(.+?)[_. -](?:y|x|r|c|row|col)'
+    '^(.+?)[_. -](?:y|x|r|c|row|col)[_-]?\\d'
     >>> looks_like_patches(["IMG_20240101_101500", "IMG_20240101_101730", "mic_01"])
     ''
     """
     for pattern, suggestion in (
-        (_GRID_WITH_LETTERS, r"^(.+?)[_. -](?:y|x|r|c|row|col)"),
+        (_GRID_WITH_LETTERS, r"^(.+?)[_. -](?:y|x|r|c|row|col)[_-]?\d"),
         (_NAMED_PIECE, r"^(.+?)[_. -]?(?:patch|tile|crop|chip|part|piece|block)"),
     ):
         photos = defaultdict(list)
