@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +12,12 @@ import typer
 from search.catching_up import catch_up
 from search.cli.output import Json, print_json, print_rows, say, shown
 from search.export import export as export_config
+from search.records import RunState
+from search.schema import WandbConfig
 from search.status import read_run
+from search.store import Store
 from search.tables import load_trials, verify
+from search.tracking import POSITION, has_key, mode_of, publish
 from trainable.errors import ConfigError, Fault
 
 Run = Annotated[str, typer.Argument(help="The run directory, or its URI.")]
@@ -32,8 +37,19 @@ def table(
         _verify(run, as_json=as_json)
         return
     note = catch_up(store)
-    frame = load_trials(store)
-    frame = frame.sort_values("objective", ascending=state.direction == "min", na_position="last", kind="stable")
+    print_trials(store, state, every=every, as_json=as_json, csv=csv)
+    if note and not as_json:
+        say(note)
+
+
+def print_trials(
+    store: Store, state: RunState, *, every: bool = False, as_json: bool = False, csv: Path | None = None
+) -> None:
+    """Print trials, best first: the columns that people look at first, and what was searched."""
+    lowest_first = state.direction == "min"
+    frame = load_trials(store).sort_values(
+        "objective", ascending=lowest_first, na_position="last", kind="stable"
+    )
     if csv is not None:
         try:
             frame.to_csv(csv, index=False)
@@ -43,8 +59,6 @@ def table(
     rows: list[dict[str, Any]] = [dict(zip(plain.columns, row, strict=True)) for row in plain.itertuples(index=False)]
     params = [name for name in frame.columns if name.startswith("param.") and frame[name].notna().any()]
     print_rows(rows, tuple(frame.columns) if every else (*_FEW, *params), as_json=as_json)
-    if note and not as_json:
-        say(note)
 
 
 def _verify(run: str, *, as_json: bool) -> None:
@@ -52,7 +66,7 @@ def _verify(run: str, *, as_json: bool) -> None:
     if as_json:
         print_json({**asdict(found), "ok": found.ok})
     else:
-        say(f"{found.events} events, {found.trials} trials, {found.rows} rows; {found.behind} events not in the tables yet")
+        say(f"{found.events} events, {found.trials} trials, {found.rows} rows; {found.behind} events not in the tables")
         for title in ("missing", "extra", "different", "findings"):
             say(*(f"{title}: {line}" for line in getattr(found, title)))
         say("nothing is lost" if found.ok else "the tables differ from the record; `thresher table` mends them")
@@ -63,9 +77,28 @@ def _verify(run: str, *, as_json: bool) -> None:
 def export(
     run: Run,
     trial: Annotated[int | None, typer.Option("--trial", help="Which trial; left out: the best.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where; left out: best.yaml in the run.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Left out: best.yaml in the run.")] = None,
 ) -> None:  # fmt: skip
     """Write the best configuration as a file that `thresher train` runs."""
     found = export_config(run, trial, output)
     say(f"{found.path}: trial {found.trial.number} ({found.trial.source}), {shown(found.trial.best_value)}. Next:",
         f"  thresher train {found.path}")  # fmt: skip
+
+
+def wandb_sync(
+    run: Run,
+    project: Annotated[str | None, typer.Option("--project", help="Left out: the sweep's.")] = None,
+    entity: Annotated[str | None, typer.Option("--entity", help="Left out: the sweep's.")] = None,
+) -> None:
+    """Draw a run's whole record to wandb, once; what is there already stays as it is."""
+    store, state = read_run(run)
+    recorded = state.run.get("config", {}).get("tracking", {}).get("wandb", {})
+    changes = {key: value for key, value in (("project", project), ("entity", entity)) if value is not None}
+    config = WandbConfig.model_validate({**recorded, "mode": "auto", **changes})
+    mode = mode_of(config)
+    if mode == "offline" and not has_key() and not os.environ.get("WANDB_MODE"):
+        message = "a wandb key must be in WANDB_API_KEY or in netrc, but there is none; run `wandb login`"
+        raise ConfigError([Fault("wandb-sync", message)])
+    store.delete(POSITION)
+    trials, evaluations = publish(run, config, mode)
+    say(f"{trials} trials with {evaluations} evaluations were drawn ({mode}, project {config.project})")
