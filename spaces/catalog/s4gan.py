@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from spaces.named import register
 
-_QUICK = {"d_threshold": {}, "fm_weight": {}, "st.weight": {}, "optimizer.lr": {}, "d_lr": {}}
+_QUICK: dict[str, Any] = {"d_threshold": {}, "fm_weight": {}, "st.weight": {}, "optimizer.lr": {}, "d_lr": {}}
 
 register("s4gan/quick", "the score threshold, the two loss weights, and both learning rates", _QUICK)
 
