@@ -27,9 +27,11 @@ register(
 # Patience never lowers a best-so-far value: it is here to be weighed against what a trial costs.
 register(
     "per_class/full",
-    "thresholds of every class, self-training weight and schedule, EMA decay, patience, loss weights, rates, scales",
+    "threshold modes, thresholds of every class, self-training weight and schedule, EMA, patience, loss, rates, scales",
     {
+        "threshold_mode": {},
         "threshold": {"mode": "free"},
+        "selection": {"momentum": {}, "keep_ratio": {}, "drop_share": {}, "num_sigmas": {}, "fairness": {}},
         "st.weight": {},
         "st.start_step": {},
         "st.ramp_steps": {},
