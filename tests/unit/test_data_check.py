@@ -172,3 +172,13 @@ def test_a_root_that_is_no_data_set_is_explained(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     assert "class table" in faults_of(config(tmp_path), tmp_path)
+
+
+def test_a_class_is_not_called_absent_while_labeled_masks_are_broken(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    names, cfg = listed_folder(root)
+    for place in (0, 1):
+        (root / "masks" / f"{names[place]}.png").write_bytes(b"broken")
+    without = np.where(ids_of(3) == 2, 0, ids_of(3)).astype(np.uint8)
+    Image.fromarray(without).save(root / "masks" / f"{names[3]}.png")
+    assert {Path(fault.where).stem for fault in inspect(cfg, tmp_path).faults} == {names[0], names[1]}
