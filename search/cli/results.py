@@ -13,6 +13,7 @@ from search.catching_up import catch_up
 from search.cli.output import Json, print_json, print_rows, say, shown
 from search.export import export as export_config
 from search.records import RunState
+from search.report import write_report
 from search.schema import WandbConfig
 from search.status import read_run
 from search.store import Store
@@ -102,3 +103,11 @@ def wandb_sync(
     store.delete(POSITION)
     trials, evaluations = publish(run, config, mode)
     say(f"{trials} trials with {evaluations} evaluations were drawn ({mode}, project {config.project})")
+
+
+def report(
+    run: Run,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Left out: report.html in the run.")] = None,
+) -> None:
+    """Write one HTML page with curves, parameters and importance; it needs nothing else to be read."""
+    say(f"{write_report(run, output)} written")
