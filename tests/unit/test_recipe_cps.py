@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.support.steps import labeled_views, made, take_step, unlabeled_views
+from tests.support.linear_steps import labeled_views, made, take_step, unlabeled_views
 from tests.unit.test_recipe_fixmatch import consistency, mean_entropy
 from trainable.recipes.cps import CPS
 

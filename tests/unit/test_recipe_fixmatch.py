@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.support.steps import labeled_views, made, take_step, unlabeled_views
+from tests.support.linear_steps import labeled_views, made, take_step, unlabeled_views
 from trainable.data.augment import Views, mix
 from trainable.errors import ConfigError
 from trainable.recipes.fixmatch import FixMatch
@@ -181,3 +181,16 @@ def test_complementary_channels_change_the_strong_views_alone() -> None:
     batch = {"labeled": labeled_views(), "unlabeled": unlabeled_views(2)}
     one, two = (take_step(r, fresh(r), batch) for r in (with_it, without))
     assert one.losses["loss/sup"] == two.losses["loss/sup"] and one.losses["loss/st"] != two.losses["loss/st"]
+
+
+def test_the_second_version_trains_a_vision_transformer_with_dpt() -> None:
+    recipe = made(UniMatchV2, threshold=THRESHOLD, architecture="dpt", encoder="tu-test_vit")
+    del recipe.network  # the real one instead of the tests' linear one
+    nets = fresh(recipe)
+    before = copy.deepcopy(nets["net"])
+    batch = {"labeled": labeled_views(), "unlabeled": unlabeled_views(2)}
+    out = take_step(recipe, nets, batch, lr=1e-3)
+    assert torch.isfinite(out.losses["loss/total"]) and out.losses["loss/st"] > 0
+    pairs = zip(before.named_parameters(), nets["net"].named_parameters(), strict=True)
+    moved = {name.split(".")[0] for (name, old), (_, new) in pairs if not torch.equal(old, new)}
+    assert moved == {"encoder", "decoder", "heads"}

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from tests.support.steps import labeled_views, made, take_step, unlabeled_views
+from tests.support.linear_steps import labeled_views, made, take_step, unlabeled_views
 from tests.unit.test_recipe_fixmatch import mean_entropy
 from trainable.data.augment import mix
 from trainable.recipes.mean_teacher import MeanTeacher

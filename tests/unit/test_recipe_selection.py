@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.steps import CLASSES, made, numbers
+from tests.support.linear_steps import CLASSES, made, numbers
 from trainable import losses
 from trainable.pseudo_labels import MODES, Numbers, alone
 from trainable.recipes.cps import CPS
