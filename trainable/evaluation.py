@@ -13,6 +13,7 @@ from trainable.data.augment import normalize
 from trainable.data.dataset import Dataset
 from trainable.data.loaders import U8
 from trainable.data.random import stream_rng
+from trainable.recipes.interface import Examiner
 from trainable.state import StopQuestion, never_stop
 from trainable.task import IGNORE, Task
 
@@ -82,16 +83,17 @@ def predictions(
 def evaluate(
     data: Dataset, split_positions: Sequence[int], predict: Predict, task: Task, *, prefix: str,
     exclude: Sequence[int] = (), device: torch.device, stride: int, size: int, should_stop: StopQuestion = never_stop,
+    examiner: Examiner | None = None,
 ) -> dict[str, float | None]:  # fmt: skip
     """Every score of a split.
 
     Args:
         data: the images. split_positions: which. predict: see `predictions`. task: the classes.
         prefix: `val` or `train`. exclude: classes left out of the means. device, stride, size: see `predictions`.
-        should_stop: asked before each batch.
+        should_stop: asked before each batch. examiner: sees every image, and adds its own scores.
 
     Returns:
-        Metrics by name, see `metrics.scores`; `<prefix>/auc` for binary tasks.
+        Metrics by name, see `metrics.scores`; `<prefix>/auc` for binary tasks; the examiner's.
 
     Raises:
         Interrupted: `should_stop` said so.
@@ -106,13 +108,16 @@ def evaluate(
         if task.binary:
             counts = metrics.score_histogram(probabilities[:, 1], label, ignore_index=IGNORE)
             histogram = counts if histogram is None else histogram + counts
+        if examiner is not None:
+            for position, found in zip(group, probabilities.float().cpu().numpy(), strict=True):
+                examiner.see(found, data.source.mask(position), data.points.get(position))
     positive = 1 if task.binary else None
     values = metrics.scores(
         matrix.cpu(), task.class_names, prefix=prefix, exclude_classes=exclude, positive_class=positive
     )
     if histogram is not None:
         values[f"{prefix}/auc"] = metrics.histogram_auc(histogram.cpu())
-    return values
+    return values if examiner is None else values | examiner.scores()
 
 
 def train_positions(data: Dataset, seed: int) -> list[int]:

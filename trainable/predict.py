@@ -18,7 +18,6 @@ from trainable.data.images import read_image
 from trainable.data.loaders import U8
 from trainable.errors import DataError, Fault
 from trainable.evaluation import padded
-from trainable.models import STRIDE
 from trainable.recipes import get_recipe
 from trainable.recipes.interface import Recipe
 from trainable.task import Task
@@ -43,7 +42,7 @@ class Predictor:
     @torch.no_grad()
     def probabilities(self, image: U8) -> torch.Tensor:
         """Class probabilities, float32[C, H, W]; image: uint8[H, W, 3]."""
-        batch = padded([image], STRIDE).to(self.device)
+        batch = padded([image], self.recipe.stride).to(self.device)
         found = self.recipe.probabilities(self.nets, batch)[0]
         return found[(slice(None), *(slice(0, n) for n in image.shape[:-1]))].cpu()
 

@@ -21,10 +21,9 @@ from trainable.data.dataset import Dataset, open_dataset
 from trainable.data.loaders import U8, Batches, Prefetcher
 from trainable.data.random import stream_rng, stream_seed
 from trainable.device import autocast, device_name, peak_memory_mb
-from trainable.errors import TrainingDiverged
+from trainable.errors import ConfigError, Fault, TrainingDiverged
 from trainable.evaluation import evaluate, predictions, train_positions
 from trainable.meters import Meters, read
-from trainable.models import STRIDE
 from trainable.optimizers import Optimizer
 from trainable.recipes import get_recipe
 from trainable.recipes.interface import Phase, PhaseContext, Recipe
@@ -38,7 +37,7 @@ from trainable.state import (
     Snapshot,
     StopQuestion,
 )
-from trainable.targets import read_targets, write_targets
+from trainable.targets import read_targets, save_output, write_targets
 
 NAN_CHECK_EVERY = 10
 OBSERVE_EVERY_S = 1.0
@@ -121,22 +120,24 @@ class Session:
 
     def _write_targets(self) -> None:
         written: dict[int, U8] = {}
-        self.recipe.begin_phase(
-            self.phase,
-            PhaseContext(
-                nets=self.nets, phase=self.state.phase, predict=self._predict_split,
-                labels=self.data.source.mask, write=written.__setitem__, directory=self.directory,
-                metrics=(self.state.last_report or {}).get("record", {}), remember=self.state.recipe,
-            ),
-        )  # fmt: skip
+        torch.manual_seed(stream_seed(self.run.seed, "phase", self.state.phase))
+        self.recipe.begin_phase(self.phase, self._context(written.__setitem__))
         if written:
             self.targets = written
             self.state.targets = write_targets(self.directory, self.state.phase, written, keep=self.rank == 0)
 
+    def _context(self, write: Callable[[int, U8], None]) -> PhaseContext:
+        return PhaseContext(
+            nets=self.nets, phase=self.state.phase, predict=self._predict_split, image=self.data.source.image,
+            labels=self.data.source.mask, targets=self.targets, write=write,
+            save=lambda name, content: save_output(self.directory, name, content),
+            metrics=(self.state.last_report or {}).get("record", {}), remember=self.state.recipe,
+        )  # fmt: skip
+
     def _predict_split(self, split: str) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.float32]]]]:
         self.nets[self.recipe.evaluated].eval()
         for group, probabilities in predictions(
-            self.data, self.data.positions(split), self._probabilities, device=self.device, stride=STRIDE,
+            self.data, self.data.positions(split), self._probabilities, device=self.device, stride=self.recipe.stride,
             size=2 * self.cfg.batch_size,
         ):  # fmt: skip
             yield from zip(group, probabilities.cpu().numpy(), strict=True)
@@ -245,6 +246,8 @@ class Session:
         self.recipe.after_evaluation(record, self.state.recipe)
         report = Report(self.state.step, self._time_s(), record.get(self.recipe.objective), record)
         self._remember(report)
+        if self.rank == 0 and self.state.step == self._phase_start() + self.phase.steps:
+            self.recipe.end_phase(self.phase, self._context(_written_before))
         return report
 
     def _record(self, should_stop: StopQuestion) -> dict[str, float | None]:
@@ -258,7 +261,9 @@ class Session:
             for prefix, positions in (("val", self.data.positions("val")), ("train", self._train_positions)):
                 record |= evaluate(
                     self.data, positions, self._probabilities, task, prefix=prefix, exclude=exclude,
-                    device=self.device, stride=STRIDE, size=2 * self.cfg.batch_size, should_stop=should_stop,
+                    device=self.device, stride=self.recipe.stride, size=2 * self.cfg.batch_size,
+                    should_stop=should_stop,
+                    examiner=self.recipe.examiner(self.data.radius) if prefix == "val" else None,
                 )  # fmt: skip
         finally:
             for module, training in modes:
@@ -407,8 +412,13 @@ def open_session(
         CheckpointError: the checkpoint belongs to another configuration.
     """
     kind = get_recipe(run.recipe)
-    data = open_dataset(run.data, base)
-    task = kind.adapt(data.task())
+    data = open_dataset(run.data, base, supervised=not kind.needs_unlabeled)
+    task = data.task()
+    if task.ndim not in kind.ndims:
+        what = {2: "images", 3: "volumes"}
+        raise ConfigError([Fault("recipe", f"{kind.name} takes {what[kind.ndims[0]]}, but the data are "
+                                 f"{what[task.ndim]}; leave data.volume out, or use a recipe that takes them")])  # fmt: skip
+    task = kind.adapt(task)
     cfg = resolve(
         kind.config, preset=kind.preset_values(run.preset), train=run.train, class_names=task.class_names
     )
@@ -419,6 +429,10 @@ def open_session(
     if snapshot is not None:
         session.restore(snapshot)
     return session
+
+
+def _written_before(position: int, labels: U8) -> None:
+    raise ValueError("targets are written at the start of a phase, not at its end")
 
 
 def _share_buffers(nets: Mapping[str, nn.Module]) -> None:

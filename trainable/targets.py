@@ -15,7 +15,16 @@ from trainable.faults import declare
 
 FOLDER = "targets"
 
-declare("targets.write", "targets.fsync", "targets.rename")
+declare("targets.write", "targets.fsync", "targets.rename", "output.write", "output.fsync", "output.rename")
+
+
+def save_output(directory: Path, name: str, content: bytes) -> None:
+    """Write what a phase leaves behind for people, whole.
+
+    Args:
+        directory: the run's folder. name: relative to it, with forward slashes. content: of the file.
+    """
+    write_atomic(directory / name, content, "output")
 
 
 def write_targets(directory: Path, phase: int, targets: Mapping[int, U8], *, keep: bool) -> str:

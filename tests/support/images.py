@@ -10,6 +10,7 @@ import numpy as np
 
 from trainable.data.dataset import Dataset
 from trainable.data.loaders import U8
+from trainable.data.points import discs
 
 COLORS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [200, 200, 60]])
 
@@ -53,3 +54,28 @@ def blocks_dataset(
         "val": list(range(first_val, total)), "test": [],
     }  # fmt: skip
     return Dataset(manifest, source, [(size, size)] * total, splits, tuple(pixels))
+
+
+def dots_dataset(labeled: int = 3, unlabeled: int = 4, val: int = 2, size: int = 64, radius: int = 5) -> Dataset:
+    """Gray images with bright discs, whose labels are the discs' centers; unlabeled ones have no points."""
+    rng = np.random.default_rng(5)
+    source = Blocks([], 2)
+    points = {}
+    first_val = labeled + unlabeled
+    for position in range(labeled + unlabeled + val):
+        centers = [(x + rng.uniform(-2, 2), y + rng.uniform(-2, 2)) for x in (12, 32, 52) for y in (12, 32, 52)]
+        kept = tuple(center for center in centers if rng.random() < 0.7)
+        mask = discs(kept, radius, size, size)
+        gray = np.clip(90 + 80 * mask[..., None] + rng.normal(0, 15, (size, size, 1)), 0, 255)
+        source.masks.append(mask)
+        source.images.append(np.broadcast_to(gray.astype(np.uint8), (size, size, 3)))
+        if not labeled <= position < first_val:
+            points[position] = kept
+    manifest: Any = SimpleNamespace(class_names=("a", "b"), class_colors=[(0, 0, 0), (255, 255, 255)], data_hash="dots")
+    splits = {
+        "labeled": list(range(labeled)), "unlabeled": list(range(labeled, first_val)),
+        "val": list(range(first_val, first_val + val)), "test": [],
+    }  # fmt: skip
+    positive = int(sum(source.masks[i].sum() for i in range(labeled)))
+    pixels = (labeled * size * size - positive, positive)
+    return Dataset(manifest, source, [(size, size)] * len(source.masks), splits, pixels, points, radius)

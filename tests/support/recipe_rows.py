@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 import trainable.session
-from tests.support.images import blocks_dataset
+from tests.support.images import blocks_dataset, dots_dataset
 from trainable import train
 from trainable.config import RunConfig, merge
 from trainable.data.dataset import Dataset
@@ -106,6 +106,15 @@ ROWS = (
                          "augment": {"cutmix_p": 1.0}},
         ("loss/sup", "loss/st", "st/entropy_limit", *COUNTS),
     ),
+    Row(
+        "self_training_rounds",
+        {"architecture": "unet", "rounds": {"number": 2, "init_share": 0.5, "reinit": True},
+         "optimizer": {"restart_steps": 3},
+         "threshold": {"positive": 0.6, "negative": 0.4, "positive_floor": 0.5, "negative_ceiling": 0.45}},
+        ("loss/st", "loss/focal", "loss/dice", "val/auc", "val/particle_f1", "st/images_selected",
+         "st/pixels_selected"),
+        dots_dataset,
+    ),
 )  # fmt: skip
 """Every recipe has a row at least; a new recipe adds one here."""
 
@@ -116,7 +125,7 @@ def run_row(
 ) -> Outcome:  # fmt: skip
     """Train a row's recipe in a folder, going on from the checkpoint there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainable.session, "open_dataset", lambda cfg, base: row.dataset())
+        patch.setattr(trainable.session, "open_dataset", lambda cfg, base, **kwargs: row.dataset())
         return train(
             row.config(**changes), folder, report=report, should_stop=should_stop, observer=observer, rank=rank,
             world_size=world_size,

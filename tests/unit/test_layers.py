@@ -21,7 +21,7 @@ trainable.strict_yaml trainable.knob
 trainable.config trainable.task
 trainable.schedules trainable.ema trainable.metrics trainable.losses trainable.pseudo_labels
 trainable.data
-trainable.deeplab trainable.discriminator
+trainable.deeplab trainable.discriminator trainable.figures
 trainable.models trainable.device trainable.optimizers
 trainable.health
 trainable.recipes

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from trainable.config import DataConfig
 from trainable.data.cache import open_cache
+from trainable.data.check import check
 from trainable.data.loaders import U8, Source, Stream, StreamSampler
 from trainable.data.manifest import Manifest, build_manifest
+from trainable.data.points import Points
+from trainable.data.stacks import StackSource, stacks_of
 from trainable.errors import DataError, Fault
 from trainable.task import Task
 
@@ -24,6 +27,8 @@ class Dataset:
         shapes: spatial shape by position.
         splits: positions by split.
         class_pixels: labeled training pixels of each class.
+        points: (x, y) of the discs that are an image's labels, by position.
+        radius: of those discs, in pixels; 0 without points.
     """
 
     manifest: Manifest
@@ -31,10 +36,12 @@ class Dataset:
     shapes: Sequence[tuple[int, ...]]
     splits: Mapping[str, list[int]]
     class_pixels: tuple[int, ...] = field(default=())
+    points: Mapping[int, Points] = field(default_factory=dict)
+    radius: int = 0
 
     def task(self) -> Task:
         """What is to be segmented."""
-        return Task(tuple(self.manifest.class_names), self.class_pixels)
+        return Task(tuple(self.manifest.class_names), self.class_pixels, ndim=3 if len(self.shapes[0]) == 3 else 2)
 
     def positions(self, split: str) -> list[int]:
         """Positions of one split, or of several joined by `+`, sorted by split and id.
@@ -58,21 +65,38 @@ class Dataset:
         return StreamSampler(stream, self.source, indices, self.shapes, seed, rank, world_size, targets or {})
 
 
-def open_dataset(cfg: DataConfig, base: Path) -> Dataset:
-    """Read a data section's files and open the cache of their decoded pixels.
+def open_dataset(cfg: DataConfig, base: Path, *, supervised: bool = False) -> Dataset:
+    """Read a data section's files, check them, and open the cache of their decoded pixels.
 
     Args:
         cfg: the data section.
         base: the folder that a relative `root` starts from.
+        supervised: whether a run without unlabeled images is meant.
 
     Raises:
-        DataError: the data cannot be used.
+        DataError: the data cannot be used: every fault at once.
     """
     manifest = build_manifest(cfg, base)
+    check(manifest, cfg, supervised=supervised, decode=False)
     cache = open_cache(manifest, cfg.cache)
     splits: dict[str, list[int]] = {"labeled": [], "unlabeled": [], "val": [], "test": []}
     for position, item in enumerate(manifest.items):
         splits[item.split].append(position)
     shapes = [(item.height, item.width) for item in manifest.items]
     pixels = tuple(int(n) for n in cache.class_pixels())
-    return Dataset(manifest, cache, shapes, splits, pixels)
+    if manifest.layout == "volume":
+        return _volumes(manifest, cache, pixels)
+    points = {i: item.points for i, item in enumerate(manifest.items) if item.points is not None}
+    return Dataset(manifest, cache, shapes, splits, pixels, points, manifest.radius)
+
+
+def _volumes(manifest: Manifest, source: Source, pixels: tuple[int, ...]) -> Dataset:
+    """The same data with stacks of sections in place of images."""
+    stacks = stacks_of(manifest.items)
+    splits: dict[str, list[int]] = {"labeled": [], "unlabeled": [], "val": [], "test": []}
+    shapes = []
+    for position, stack in enumerate(stacks):
+        first = manifest.items[stack.sections[0]]
+        splits[stack.split].append(position)
+        shapes.append((len(stack.sections), first.height, first.width))
+    return Dataset(manifest, StackSource(source, stacks), shapes, splits, pixels)

@@ -14,6 +14,7 @@ from trainable.recipes.mean_teacher import MeanTeacher
 from trainable.recipes.per_class import PerClassThresholds
 from trainable.recipes.s4gan import S4gan
 from trainable.recipes.s4gan_v2 import S4ganV2
+from trainable.recipes.self_training_rounds import SelfTrainingRounds
 from trainable.recipes.supervised import Supervised
 from trainable.recipes.unimatch import UniMatch
 from trainable.recipes.unimatch_v2 import UniMatchV2
@@ -31,6 +32,7 @@ RECIPES: dict[str, type[Recipe[Any]]] = {
         UniMatchV2,
         CPS,
         MeanTeacher,
+        SelfTrainingRounds,
     )
 }
 

@@ -11,8 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +21,10 @@ from torch import Tensor, nn
 from trainable.config import RecipeConfig, nearest
 from trainable.data.augment import Views
 from trainable.data.loaders import Stream
+from trainable.data.points import Points
 from trainable.errors import ConfigError, Fault
 from trainable.health import Rule
+from trainable.models import STRIDE
 from trainable.optimizers import Optimizer, OptimizerSpec
 from trainable.pseudo_labels.target import Target
 from trainable.task import Task
@@ -78,15 +79,17 @@ class Phase:
 
 @dataclass(frozen=True)
 class PhaseContext:
-    """What a recipe may use at the start of a phase.
+    """What a recipe may use at the start and at the end of a phase.
 
     Attributes:
         nets: the networks.
         phase: number of the phase.
         predict: (split) to (position, probabilities float32[C, *S]) of every image of a split, at native size.
-        labels: position to the labels uint8[*S] of a labeled image.
+        image: position to the image uint8[*S, 3].
+        labels: position to the labels uint8[*S] of an image that is not unlabeled.
+        targets: position to the labels that the phase trains on; empty where it trains on the data's own.
         write: position, labels uint8[*S] to the phase's target store.
-        directory: the run's folder, for figures and metrics of a round.
+        save: name in the run's folder, bytes: a figure or metrics of a round, written whole; at the end only.
         metrics: the last evaluation's record.
         remember: host numbers of the recipe; they are checkpointed.
     """
@@ -94,9 +97,11 @@ class PhaseContext:
     nets: Nets
     phase: int
     predict: Callable[[str], Iterator[tuple[int, npt.NDArray[np.float32]]]]
+    image: Callable[[int], npt.NDArray[np.uint8]]
     labels: Callable[[int], npt.NDArray[np.uint8]]
+    targets: Mapping[int, npt.NDArray[np.uint8]]
     write: Callable[[int, npt.NDArray[np.uint8]], None]
-    directory: Path
+    save: Callable[[str, bytes], None]
     metrics: Mapping[str, float | None]
     remember: dict[str, float]
 
@@ -116,6 +121,18 @@ class Preset:
     baseline: bool = True
 
 
+class Examiner(Protocol):
+    """Looks at every validation image of one evaluation, on the host, and gives scores beside those of every recipe."""
+
+    def see(
+        self, probabilities: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], points: Points | None
+    ) -> None:
+        """Take one image: float32[C, *S], uint8[*S] with 255 where ignored, and its points where there are any."""
+
+    def scores(self) -> dict[str, float | None]:
+        """Metrics by name, over all images that were seen."""
+
+
 class Recipe(ABC, Generic[C]):
     """One training system.
 
@@ -129,6 +146,8 @@ class Recipe(ABC, Generic[C]):
         config: the class of its knobs. presets: documented configurations.
         objective: the metric that a search optimizes. direction: `max` or `min`.
         needs_unlabeled: whether unlabeled images must be there.
+        ndims: 2 where it takes images, 3 where it takes volumes.
+        metrics: names of what its evaluations report beside what every recipe's do.
         precision: context for forward passes; the loop sets it to autocast where AMP is on.
     """
 
@@ -141,6 +160,8 @@ class Recipe(ABC, Generic[C]):
     objective: ClassVar[str] = "val/miou"
     direction: ClassVar[Literal["max", "min"]] = "max"
     needs_unlabeled: ClassVar[bool] = True
+    ndims: ClassVar[tuple[int, ...]] = (2,)
+    metrics: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, cfg: C, task: Task) -> None:
         self.cfg = cfg
@@ -194,6 +215,15 @@ class Recipe(ABC, Generic[C]):
             return torch.cat([1 - positive, positive], 1)
         return logits.softmax(1)
 
+    @property
+    def stride(self) -> int:
+        """To multiples of what an image is padded before `probabilities`."""
+        return STRIDE
+
+    def examiner(self, radius: int) -> Examiner | None:
+        """Who scores the next evaluation's validation images further; radius: of the discs around points, or 0."""
+        return None
+
     def device_state(self) -> dict[str, Tensor]:
         """Tensors that the step changes in place and that a resume needs; moved to the device by the loop."""
         return {}
@@ -204,6 +234,12 @@ class Recipe(ABC, Generic[C]):
 
     def begin_phase(self, phase: Phase, context: PhaseContext) -> None:
         """Prepare a phase, for example write its targets; called once per phase, also after a resume only once."""
+
+    def end_phase(self, phase: Phase, context: PhaseContext) -> None:
+        """Leave something behind, after the evaluation at a phase's end.
+
+        Called by one worker, and again where a resumed run gets there again; it must change nothing of the run.
+        """
 
     def after_evaluation(self, record: Mapping[str, float | None], remember: dict[str, float]) -> None:
         """Look at an evaluation; `remember["lr_scale/<optimizer>"]` scales that optimizer's rate from now on."""

@@ -1,0 +1,155 @@
+"""Self-training in rounds: how the steps are shared, what becomes a target, what a round leaves behind."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load
+
+from tests.support.images import dots_dataset
+from tests.support.recipe_rows import ROWS, run_row
+from trainable.config import resolve
+from trainable.data.augment import Views
+from trainable.errors import ConfigError
+from trainable.metrics.particles import find_centers, match_points
+from trainable.optimizers import Optimizer
+from trainable.recipes.interface import PhaseContext
+from trainable.recipes.self_training_rounds import (
+    ParticleExaminer,
+    SelfTrainingRounds,
+    SelfTrainingRoundsConfig,
+)
+from trainable.task import Task
+
+ROW = next(row for row in ROWS if row.recipe == "self_training_rounds")
+
+
+def made(**train: Any) -> SelfTrainingRounds:
+    tiny = {"architecture": "unet", "encoder": "tu-test_resnet", "encoder_weights": None}
+    cfg = resolve(SelfTrainingRoundsConfig, train=tiny | train)
+    assert isinstance(cfg, SelfTrainingRoundsConfig)
+    return SelfTrainingRounds(cfg, SelfTrainingRounds.adapt(Task(("background", "particle"), (3, 1))))
+
+
+@given(st.integers(1, 20), st.integers(1, 500), st.floats(0.01, 0.99))
+def test_the_phases_share_all_steps_and_none_is_empty(number: int, more: int, share: float) -> None:
+    lengths = made(steps=number + more, rounds={"number": number, "init_share": share}).lengths()
+    assert sum(lengths) == number + more and len(lengths) == number + 1 and min(lengths) >= 1
+    assert max(lengths[1:]) - min(lengths[1:]) <= 1
+
+
+def test_fewer_steps_than_phases_are_refused() -> None:
+    with pytest.raises(ConfigError, match="steps must be above rounds.number"):
+        made(steps=3, rounds={"number": 3})
+
+
+def test_more_than_two_classes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="two classes"):
+        SelfTrainingRounds.adapt(Task(("a", "b", "c"), (1, 1, 1)))
+
+
+def test_the_rate_restarts_within_the_beginning_and_is_constant_in_the_rounds() -> None:
+    recipe = made(steps=1000, rounds={"lr": 0.02}, optimizer={"lr": 0.1, "restart_steps": 100, "restart_floor": 0.01})
+    rate = recipe.phases()[0].optimizers["net"].lr
+    assert [rate(step) for step in (0, 100, 300)] == pytest.approx([0.1] * 3)
+    assert rate(50) == pytest.approx(0.1 * (0.01 + 0.99 / 2)) and rate(99) == pytest.approx(0.001, rel=0.1)
+    later = recipe.phases()[1].optimizers["net"]
+    assert (later.name, later.lr(0), later.lr(99), later.weight_decay) == ("adam", 0.02, 0.02, 0.0)
+    assert all(phase.fresh_optimizers for phase in recipe.phases())
+
+
+def context(recipe: SelfTrainingRounds, phase: int, maps: dict[str, dict[int, np.ndarray[Any, Any]]],
+            labels: dict[int, np.ndarray[Any, Any]], written: dict[int, Any]) -> PhaseContext:  # fmt: skip
+    def predict(split: str) -> Any:
+        return iter((i, np.stack([1 - p, p]).astype(np.float32)) for i, p in maps[split].items())
+
+    return PhaseContext(
+        nets=recipe.build(), phase=phase, predict=predict, image=lambda i: np.zeros((1, 4, 3), np.uint8),
+        labels=labels.__getitem__, targets={}, write=written.__setitem__, save=lambda name, content: None, metrics={},
+        remember={},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_targets_follow_the_thresholds_of_the_round_and_marks_overrule(keep: bool) -> None:
+    recipe = made(steps=100, rounds={"keep_original_negatives": keep})
+    sure = np.array([[0.94, 0.5, 0.06, 0.06]])
+    maps, labels = {"labeled": {4: sure}, "unlabeled": {7: sure}}, {4: np.array([[0, 0, 0, 1]], np.uint8)}
+    expected = {1: [[255, 255, 255, 255]], 2: [[1, 255, 0, 0]]}
+    for number, unlabeled in expected.items():
+        written: dict[int, Any] = {}
+        recipe.begin_phase(recipe.phases()[number], context(recipe, number, maps, labels, written))
+        assert written[7].tolist() == unlabeled and written[7].dtype == np.uint8
+        marked = [[0, 0, 0, 1]] if keep else [[*unlabeled[0][:3], 1]]
+        assert written[4].tolist() == marked
+
+
+def test_a_step_follows_the_formula() -> None:
+    recipe = made(loss={"focal": 0.6, "dice": 0.4, "pos_weight": 3.0}, augment={"noise": 0.0})
+    torch.manual_seed(0)
+    nets, spec = recipe.build(), recipe.phases()[0].optimizers["net"]
+    label = torch.randint(0, 2, (2, 32, 32))
+    label[0, :5] = 255
+    view = Views(torch.randn(2, 3, 32, 32), label, torch.ones_like(label, dtype=torch.bool), (), (), torch.arange(2))
+    nets["net"].train()
+    state = {name: value.clone() for name, value in nets["net"].state_dict().items()}
+    logit = nets["net"](view.image)[:, 0].double()
+    nets["net"].load_state_dict(state)
+    known, truth, p = label != 255, (label == 1).double(), logit.sigmoid()
+    entropy = -3.0 * truth * p.log() - (1 - truth) * (1 - p).log()
+    right = torch.where(truth > 0, p, 1 - p)
+    focal = (torch.where(truth > 0, 0.25, 0.75) * (1 - right) ** 2 * entropy)[known].mean()
+    dice = 1 - (2 * (p * truth)[known].sum() + 1) / (p[known].sum() + truth[known].sum() + 1)
+    opt = {"net": Optimizer(spec, nets)}
+    out = recipe.step(nets, {"labeled": view}, {}, opt)
+    assert out.losses["loss/total"].item() == pytest.approx((0.6 * focal + 0.4 * dice).item(), rel=1e-4)
+    assert out.target is None and out.losses["loss/sup"] is out.losses["loss/total"]
+    again = recipe.step(nets, {"pseudo": view}, {}, opt)
+    assert again.target is not None and int(again.target.stats["st/pixels_selected"]) == int(known.sum())
+    assert "loss/st" in again.losses and "loss/sup" not in again.losses
+
+
+def test_picks_are_matched_with_the_points_of_every_image() -> None:
+    data, examiner = dots_dataset(), ParticleExaminer(5, 5, 0.5)
+    positions = data.positions("val")
+    for position in positions:
+        mask = data.source.mask(position)
+        examiner.see(np.stack([1.0 - mask, mask]).astype(np.float32), mask, data.points[position])
+    assert examiner.scores()["val/particle_f1"] == 1.0 and examiner.scores()["val/auc_binary"] == 1.0
+    half = ParticleExaminer(5, 5, 0.5)
+    found = 0
+    for position in positions:
+        mask = data.source.mask(position).copy()
+        mask[:, :32] = 0
+        half.see(np.stack([1.0 - mask, mask]).astype(np.float32), data.source.mask(position), data.points[position])
+        picked, _ = find_centers(mask.astype(np.float64), radius=5)
+        found += len(match_points(picked, np.array(data.points[position]), 5).pairs)
+    total = sum(len(data.points[position]) for position in positions)
+    assert 0 < found < total and half.scores()["val/particle_recall"] == found / total
+    nothing = ParticleExaminer(0, 1, 0.5)
+    nothing.see(np.zeros((2, 4, 4), np.float32), np.full((4, 4), 255, np.uint8), None)
+    assert set(nothing.scores().values()) == {None}
+
+
+def test_every_round_leaves_weights_metrics_and_a_figure(tmp_path: Path) -> None:
+    reports: list[Any] = []
+    run_row(ROW, tmp_path, report=reports.append)
+    by_step = {report.step: report.record for report in reports}
+    widths = []
+    for number, step in enumerate((6, 9, 12)):
+        folder = tmp_path / "rounds" / f"round-{number}"
+        kept = json.loads((folder / "metrics.json").read_text())
+        assert kept["round"] == number and kept["val/f1"] == by_step[step]["val/f1"]
+        assert ("threshold.positive" in kept) == (number > 0)
+        assert load((folder / "weights.safetensors").read_bytes())
+        widths.append(Image.open(io.BytesIO((folder / "panels.png").read_bytes())).width)
+    assert widths[1] == widths[2] == pytest.approx(widths[0] * 4 / 3, abs=2)

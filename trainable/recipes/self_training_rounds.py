@@ -1,0 +1,375 @@
+"""Self-training in rounds, on two classes: learn from labels, label everything, learn from that, and again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import model_validator
+from safetensors.torch import save
+from torch import nn
+
+from trainable import figures, health, losses, schedules
+from trainable.config import OptimizerConfig, RecipeConfig
+from trainable.data.points import Points
+from trainable.knob import Section, knob, redeclared
+from trainable.metrics.particles import PointMatch, find_centers, match_points, point_scores
+from trainable.models import segmenter
+from trainable.optimizers import OptimizerSpec
+from trainable.pseudo_labels import make_target
+from trainable.pseudo_labels.rounds import round_target, two_sided_thresholds
+from trainable.recipes.binary import (
+    LabeledAugmentConfig,
+    constant_f1,
+    sigmoid_task,
+    training_image,
+    training_stream,
+)
+from trainable.recipes.interface import (
+    Batch,
+    Examiner,
+    Nets,
+    Opt,
+    Phase,
+    PhaseContext,
+    Preset,
+    Recipe,
+    Sched,
+    StepOut,
+)
+from trainable.recipes.pixel import learning_rate
+from trainable.recipes.watch import shared_rules
+from trainable.task import IGNORE, Task
+
+FOLDER = "rounds"
+
+
+class RoundOptimizerConfig(OptimizerConfig):
+    """The optimizer of the supervised beginning; every round has a fresh Adam."""
+
+    restart_steps: int = knob(
+        1000, legal=(0, 10**9), search=(200, 5000), unit="steps", in_steps=True,
+        help="Steps of the first cosine, after which the rate starts anew; 0 = no restarts.",
+    )  # fmt: skip
+    restart_growth: int = knob(2, legal=(1, 10), search=(1, 3), help="How many times as long each further cosine is.")
+    restart_floor: float = knob(
+        1e-3, legal=(0.0, 1.0), search=(1e-4, 1e-1), scale="log", help="Lowest rate of a cosine, over optimizer.lr."
+    )
+
+
+class RoundsConfig(Section):
+    """How many rounds, how long, and what becomes a label in them."""
+
+    number: int = knob(3, legal=(1, 20), search=(1, 5), help="Rounds of self-training.")
+    init_share: float = knob(
+        0.526, legal=(0.01, 0.99), search=(0.3, 0.9),
+        help="Share of the steps that goes to the supervised beginning; the rounds share the rest.",
+    )  # fmt: skip
+    lr: float = knob(
+        1e-3, legal=(0.0, 10.0), search=(1e-5, 1e-2), scale="log", acts_from="self_training",
+        help="Constant learning rate of every round's Adam.",
+    )  # fmt: skip
+    reinit: bool = knob(False, acts_from="self_training", help="Whether each round starts from a new network.")
+    keep_original_negatives: bool = knob(
+        False, acts_from="self_training",
+        help="Whether what was not marked stays negative whatever the network says of it.",
+    )  # fmt: skip
+
+
+class RoundThresholdConfig(Section):
+    """Above the one a pixel becomes positive, below the other negative; both relax from round to round."""
+
+    positive: float = knob(
+        0.95, legal=(0.5, 0.9999), search=(0.7, 0.99), unit="probability", acts_from="self_training",
+        help="Above it a pixel becomes positive in the first round.",
+    )  # fmt: skip
+    negative: float = knob(
+        0.05, legal=(0.0001, 0.5), search=(0.01, 0.3), unit="probability", acts_from="self_training",
+        help="Below it a pixel becomes negative in the first round.",
+    )  # fmt: skip
+    decay: float = knob(
+        0.02, legal=(0.0, 0.5), search=(0.0, 0.05), unit="probability", acts_from="self_training",
+        help="How far both move towards each other per round.",
+    )  # fmt: skip
+    positive_floor: float = knob(
+        0.80, legal=(0.5, 0.9999), search=(0.5, 0.95), unit="probability", acts_from="self_training",
+        help="The least that the positive threshold becomes.",
+    )  # fmt: skip
+    negative_ceiling: float = knob(
+        0.20, legal=(0.0001, 0.499), search=(0.05, 0.49), unit="probability", acts_from="self_training",
+        help="The most that the negative threshold becomes.",
+    )  # fmt: skip
+
+
+class RoundLossConfig(Section):
+    """The combined loss."""
+
+    focal: float = knob(0.7, legal=(0.0, 100.0), search=(0.0, 1.0), help="Weight of the focal loss.")
+    dice: float = knob(0.3, legal=(0.0, 100.0), search=(0.0, 1.0), help="Weight of the Dice loss.")
+    focal_alpha: float = knob(0.25, legal=(0.0, 1.0), search=(0.05, 0.95), help="Focal weight of the positive class.")
+    focal_gamma: float = knob(2.0, legal=(0.0, 10.0), search=(0.0, 5.0), help="Focusing exponent of the focal loss.")
+    pos_weight: float = knob(
+        1.0, legal=(0.01, 1000.0), search=(1.0, 50.0), scale="log", help="Factor of positive pixels in the focal loss."
+    )
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> Self:
+        if self.focal + self.dice <= 0:
+            raise ValueError("the weights focal and dice must not both be 0; set at least one above 0")
+        return self
+
+
+class PickingConfig(Section):
+    """How particles are picked from a probability map, to be scored against the coordinates."""
+
+    radius: int | None = knob(
+        None, legal=(1, 1000), searchable=False, why_not="it follows data.points.radius",
+        help="Radius of a particle in pixels; left out: that of the discs.",
+    )  # fmt: skip
+    threshold: float = knob(
+        0.5, legal=(0.0, 1.0), search=(0.1, 0.9), unit="probability", help="A picked particle scores more than this.",
+        caution="acts on val/particle_* alone, not on the objective",
+    )  # fmt: skip
+
+
+class SelfTrainingRoundsConfig(RecipeConfig):
+    """Knobs of `self_training_rounds`."""
+
+    steps: int = redeclared(RecipeConfig, "steps", 19_000)
+    batch_size: int = redeclared(RecipeConfig, "batch_size", 16, search=(4, 128))
+    patience: int = redeclared(RecipeConfig, "patience", 0)
+    architecture: str = redeclared(RecipeConfig, "architecture", "unet")
+    encoder: str = redeclared(RecipeConfig, "encoder", "resnet34")
+    grad_clip: float = redeclared(RecipeConfig, "grad_clip", 0.0)
+    optimizer: RoundOptimizerConfig = RoundOptimizerConfig(
+        name="adamw", lr=1e-3, weight_decay=1e-4, head_lr_mult=1.0, warmup_steps=0, schedule="constant"
+    )
+    loss: RoundLossConfig = RoundLossConfig()
+    rounds: RoundsConfig = RoundsConfig()
+    threshold: RoundThresholdConfig = RoundThresholdConfig()
+    picking: PickingConfig = PickingConfig()
+    augment: LabeledAugmentConfig = LabeledAugmentConfig()
+
+    def conflicts(self) -> Iterable[str]:
+        """Those of every recipe, and fewer steps than phases."""
+        yield from super().conflicts()
+        if self.steps <= self.rounds.number:
+            yield f"steps must be above rounds.number, but got steps={self.steps}, rounds.number={self.rounds.number}"
+
+
+class ParticleExaminer:
+    """Scores picked centers against the coordinates, and the AUC of the hard answer beside that of probabilities.
+
+    Args:
+        radius: of the discs that the labels are, in pixels; also the farthest that a pick may lie from its point.
+        pick_radius: of a particle. threshold: see `PickingConfig`.
+    """
+
+    def __init__(self, radius: int, pick_radius: int, threshold: float) -> None:
+        self._radius, self._pick_radius, self._threshold = radius, pick_radius, threshold
+        self._matches: list[PointMatch] = []
+        self._counts = np.zeros((2, 2), np.int64)
+
+    def see(
+        self, probabilities: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], points: Points | None
+    ) -> None:
+        """Take one image."""
+        known = label != IGNORE
+        hard = probabilities[1] > probabilities[0]
+        self._counts += np.bincount(label[known] * 2 + hard[known], minlength=4)[:4].reshape(2, 2)
+        if points is not None and self._radius:
+            found, _ = find_centers(probabilities[1], radius=self._pick_radius, threshold=self._threshold)
+            self._matches.append(match_points(found, np.array(points).reshape(-1, 2), self._radius))
+
+    def scores(self) -> dict[str, float | None]:
+        """val/particle_precision, _recall, _f1 over all images; val/auc_binary, which is balanced accuracy."""
+        totals = self._counts.sum(1)
+        binary = None
+        if totals.all():
+            binary = float((self._counts[1, 1] / totals[1] + self._counts[0, 0] / totals[0]) / 2)
+        return {**point_scores(self._matches), "val/auc_binary": binary}
+
+
+class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
+    """A UNet with one logit, taught by coordinates and then, round after round, by what it is sure of.
+
+    At the start of a round the network predicts every training image as it is stored, not augmented. Pixels above
+    one threshold become positive, pixels below another negative, marked pixels are positive in any case, and all
+    others have no label. The optimizer starts anew in each round; the network goes on.
+    """
+
+    name: ClassVar[str] = "self_training_rounds"
+    about: ClassVar[str] = "two classes, from coordinates or masks: supervised, then rounds on relaxing pseudo-labels"
+    source: ClassVar[str] = "a cryo-EM particle-picking system: UNet, focal + Dice, adaptive thresholds"
+    slots: ClassVar[Mapping[str, str]] = {
+        "networks": "net (one logit, evaluated)",
+        "targets": "per round, by two thresholds on sigmoids; marks overrule",
+        "threshold": "two-sided, relaxed per round", "loss": "0.7 focal + 0.3 dice",
+        "schedule": "AdamW with warm restarts, then a fresh Adam per round",
+    }  # fmt: skip
+    config: ClassVar[type[SelfTrainingRoundsConfig]] = SelfTrainingRoundsConfig
+    objective: ClassVar[str] = "val/f1"
+    metrics: ClassVar[tuple[str, ...]] = (
+        "val/particle_precision", "val/particle_recall", "val/particle_f1", "val/auc_binary", "loss/focal", "loss/dice",
+    )  # fmt: skip
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "cryo": Preset(
+            {"steps": 7_030, "batch_size": 128, "eval_every_steps": 370, "rounds.init_share": 100 / 190,
+             "rounds.number": 3, "optimizer.restart_steps": 370, "loss.pos_weight": 1.0},
+            "the documented run in its own length: 100 + 3 x 30 passes over 4,653 images in batches of 128",
+        ),
+        "pos_weight": Preset({"loss.pos_weight": 10.0}, "its option for few particles: positives count tenfold"),
+        "faster_decay": Preset(
+            {"threshold.decay": 0.03}, "its option of thresholds that relax faster", baseline=False
+        ),
+    }  # fmt: skip
+
+    @classmethod
+    def adapt(cls, task: Task) -> Task:
+        """One logit for the second of two classes."""
+        return sigmoid_task(task, cls.name)
+
+    def network(self) -> nn.Module:
+        """A new network."""
+        cfg = self.cfg
+        return segmenter(cfg.architecture, cfg.encoder, cfg.encoder_weights, 1, init_from=cfg.init_from)
+
+    def build(self) -> dict[str, nn.Module]:
+        """The network alone."""
+        return {"net": self.network()}
+
+    # -- phases ------------------------------------------------------------------------------------------------
+
+    def lengths(self) -> list[int]:
+        """Steps of the supervised beginning and of every round; they add up to `steps`."""
+        steps, number = self.cfg.steps, self.cfg.rounds.number
+        first = min(max(1, round(steps * self.cfg.rounds.init_share)), steps - number)
+        each, more = divmod(steps - first, number)
+        return [first] + [each + (k < more) for k in range(number)]
+
+    def phases(self) -> Sequence[Phase]:
+        """One for the labels, one for each round."""
+        return [self._phase(k, steps) for k, steps in enumerate(self.lengths())]
+
+    def _phase(self, k: int, steps: int) -> Phase:
+        cfg, opt = self.cfg, self.cfg.optimizer
+        if k:
+            name, split, labels = "pseudo", "labeled+unlabeled", "targets"
+            spec = OptimizerSpec(("net",), lambda step: cfg.rounds.lr, name="adam", clip=cfg.grad_clip)
+        else:
+            name, split, labels = "labeled", "labeled", "mask"
+            spec = OptimizerSpec(
+                ("net",), self.first_rate, name=opt.name, head_lr_mult=opt.head_lr_mult, momentum=opt.momentum,
+                weight_decay=opt.weight_decay, clip=cfg.grad_clip,
+            )  # fmt: skip
+        return Phase(
+            name=f"round {k}" if k else "supervised", steps=steps,
+            streams=(training_stream(name, split, cfg.batch_size, cfg.crop_size, cfg.augment, labels),),
+            optimizers={"net": spec}, fresh_optimizers=True, evaluate_at_end=True,
+        )  # fmt: skip
+
+    def first_rate(self, step: int) -> float:
+        """The learning rate at a step of the supervised beginning."""
+        opt = self.cfg.optimizer
+        rate = learning_rate(self.cfg, step)
+        if not opt.restart_steps or step < opt.warmup_steps:
+            return rate
+        since = step - opt.warmup_steps
+        return rate * schedules.warm_restarts(since, opt.restart_steps, opt.restart_growth, opt.restart_floor)
+
+    def thresholds(self, k: int) -> tuple[float, float]:
+        """The thresholds (positive, negative) of round k, from 1 on."""
+        limits = self.cfg.threshold
+        return two_sided_thresholds(
+            k, positive=limits.positive, negative=limits.negative, decay=limits.decay,
+            positive_floor=limits.positive_floor, negative_ceiling=limits.negative_ceiling,
+        )  # fmt: skip
+
+    def begin_phase(self, phase: Phase, context: PhaseContext) -> None:
+        """Write the round's targets."""
+        if context.phase == 0:
+            return
+        positive, negative = self.thresholds(context.phase)
+        for split in ("labeled", "unlabeled"):
+            for position, probabilities in context.predict(split):
+                found = torch.from_numpy(probabilities[1])
+                known = context.labels(position) if split == "labeled" else np.full(found.shape, IGNORE, np.uint8)
+                target = round_target(
+                    found, torch.from_numpy(known.astype(np.int64)), positive, negative,
+                    keep_negatives=self.cfg.rounds.keep_original_negatives,
+                )  # fmt: skip
+                context.write(position, target.label.to(torch.uint8).numpy())
+        if self.cfg.rounds.reinit:
+            context.nets["net"].load_state_dict(self.network().state_dict())
+
+    def end_phase(self, phase: Phase, context: PhaseContext) -> None:
+        """Leave weights, metrics and a figure in the round's folder."""
+        folder = f"{FOLDER}/round-{context.phase}"
+        weights = context.nets["net"].state_dict()
+        whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+        context.save(f"{folder}/weights.safetensors", save(whole))
+        kept: dict[str, Any] = {"round": context.phase, "phase": phase.name, "steps": phase.steps, **context.metrics}
+        if context.phase:
+            kept["threshold.positive"], kept["threshold.negative"] = self.thresholds(context.phase)
+        context.save(f"{folder}/metrics.json", json.dumps(kept, indent=1).encode())
+        context.save(f"{folder}/panels.png", self._figure(phase, context))
+
+    def _figure(self, phase: Phase, context: PhaseContext) -> bytes:
+        """Image, labels and prediction, of a validation image; in a round of a labeled one, with its target."""
+        position, probabilities = next(iter(context.predict("labeled" if context.phase else "val")))
+        shown: list[tuple[str, npt.NDArray[Any]]] = [
+            ("image", context.image(position)),
+            ("labels", figures.target_picture(context.labels(position))),
+            ("probability", probabilities[1]),
+        ]
+        if position in context.targets and context.phase:
+            shown.append(("pseudo-labels", figures.target_picture(context.targets[position])))
+        f1 = context.metrics.get("val/f1")
+        return figures.panels(shown, f"{phase.name}: val/f1 {'-' if f1 is None else f'{f1:.4f}'}")
+
+    # -- one step ----------------------------------------------------------------------------------------------
+
+    def step(self, nets: Nets, batch: Batch, sched: Sched, opt: Opt) -> StepOut:
+        """L = loss.focal * focal + loss.dice * dice over the pixels that have a label."""
+        view, cfg = batch.get("pseudo") or batch["labeled"], self.cfg.loss
+        with self.precision():
+            logits = nets["net"](training_image(view, self.cfg.augment.noise))
+        focal = losses.binary_focal_loss(
+            logits, view.label, alpha=cfg.focal_alpha, gamma=cfg.focal_gamma, pos_weight=cfg.pos_weight,
+            valid=view.valid, ignore_index=IGNORE,
+        )  # fmt: skip
+        dice = losses.binary_dice_loss(logits, view.label, valid=view.valid, ignore_index=IGNORE)
+        total = cfg.focal * focal + cfg.dice * dice
+        torch.autograd.backward(total)
+        opt["net"].step()
+        parts = {"loss/total": total, "loss/focal": focal, "loss/dice": dice}
+        if "pseudo" not in batch:
+            return StepOut(parts | {"loss/sup": total})
+        target = make_target(view.label.clamp_max(1), view.label != IGNORE, view.valid, 2)
+        # Which class a pixel between the thresholds would have had is not kept, so there are no shares per class.
+        for per_class in ("st/selected", "st/predicted"):
+            del target.stats[per_class]
+        return StepOut(parts | {"loss/st": total}, target)
+
+    # -- watching ----------------------------------------------------------------------------------------------
+
+    def examiner(self, radius: int) -> Examiner | None:
+        """Who scores picked particles."""
+        picking = self.cfg.picking
+        return ParticleExaminer(radius, picking.radius or max(1, radius), picking.threshold)
+
+    def rules(self) -> list[health.Rule]:
+        """Those of every recipe; the trivial answer is that every pixel is positive."""
+        limits = self.cfg.health
+        positive, negative = self.thresholds(1)
+        named = f"threshold.positive={positive:g}, threshold.negative={negative:g}"
+        made = shared_rules(self.cfg, self.task, self.objective, start_step=self.lengths()[0], threshold=named)
+        if limits.plateau_evals:
+            made.append(
+                health.constant_predictor(self.objective, constant_f1(self.task), limits.plateau_evals, limits.action)
+            )
+        return made
