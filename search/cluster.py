@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -128,7 +129,8 @@ def connected(
         else:
             check_safe(where, insecure)
         try:
-            ray.init(address=where, **options)
+            with _deaf_children():
+                ray.init(address=where, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"Ray: {where} must be reachable, but got {error}; check the address"
@@ -140,6 +142,23 @@ def connected(
             ray.shutdown()
     finally:
         shutil.rmtree(temp, ignore_errors=True)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """What is started in the block does not hear SIGTERM and SIGHUP.
+
+    A job manager, or a terminal that closes, signals a whole process group. Only the driver may act on that: with
+    Ray's own processes gone, no trial could write its checkpoint any more.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

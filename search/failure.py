@@ -139,6 +139,10 @@ def died(reason: str, last_words: str | None) -> Failure:
         and "worker process has died" not in low
     ):
         return Failure("node_lost", f"the node was lost: {_first_line(reason)}", "node_lost", retry=True)
+    if "Traceback" in reason and "worker process has died" not in low:
+        # Not the training's own error, which the trial tells by itself: for example, code that this node lacks.
+        last = next((line.strip() for line in _last_first(reason) if line.strip()), "")
+        return Failure("error", f"the trial could not run: {last[:300]}", last[:200], retry=False)
     said = f" ({last_words})" if last_words else ""
     message = (
         f"the trial's process died without a word{said}: killed by a signal, by the system, or crashed in C"
@@ -183,6 +187,10 @@ def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
         if len(value) >= 8 and _SECRET_NAME.search(name):
             text = text.replace(value, "***")
     return text
+
+
+def _last_first(text: str) -> list[str]:
+    return text.splitlines()[::-1]
 
 
 def _is_host_memory(error: BaseException, low: str) -> bool:

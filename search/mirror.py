@@ -71,6 +71,13 @@ class Mirror:
                 del self._seen[name]
             return changed
 
+    def try_push(self) -> None:
+        """Pushes; what cannot be sent now is sent by a later round, and training goes on meanwhile."""
+        try:
+            self.push()
+        except (StoreError, OSError) as error:
+            print(f"{self._prefix}: not copied to the run yet, tried again: {error}", flush=True)
+
     def start(self) -> None:
         """Begins to push once a second."""
         self._thread.start()
@@ -96,10 +103,7 @@ class Mirror:
 
     def _run(self) -> None:
         while not self._over.wait(_PUSH_EVERY_S):
-            try:
-                self.push()
-            except (StoreError, OSError) as error:
-                print(f"{self._prefix}: not copied to the run yet, tried again: {error}", flush=True)
+            self.try_push()
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

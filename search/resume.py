@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -151,7 +152,8 @@ def differences(state: RunState, config: SweepConfig) -> tuple[str, ...]:
     space = any(key == "space" or key.startswith("space.") for key in keys)
     found = [key for key in keys if not key.startswith("space")] + (["space"] if space else [])
     whole = {**new, "space": config.space}
-    return tuple(f"{key}={strict_yaml.dump({'v': whole[key]}).partition(':')[2].strip()}" for key in found)
+    # JSON is YAML on one line.
+    return tuple(f"{key}={json.dumps(whole[key])}" for key in found)
 
 
 def reopen_failed(log: PatientLog) -> list[int]:

@@ -6,7 +6,8 @@ import faulthandler
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -32,6 +33,8 @@ class StopQuestion:
         trial: our number. attempt: which start of it.
         limit_s: longest time between two steps. start_limit_s: the same before the first step, which may have to
             download weights or wait for a cache to be built.
+
+    Attributes:
         before_end: called before the process ends itself.
     """
 
@@ -43,14 +46,14 @@ class StopQuestion:
         *,
         limit_s: float,
         start_limit_s: float,
-        before_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._flags, self._trial, self._attempt = flags, trial, attempt
         self._limit_s, self._start_limit_s = limit_s, max(start_limit_s, limit_s)
-        self._before_end = before_end
+        self.before_end: Callable[[], None] | None = None
         self._reason: str | None = None
         self._beats = 0
         self._moved_at = time.monotonic()
+        self._excused = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="flags", daemon=True)
 
@@ -68,6 +71,16 @@ class StopQuestion:
         """Asks the driver now; after a report, so that a decision reaches the trial before its next step."""
         self.beat()
         self._ask()
+
+    @contextmanager
+    def excused(self) -> Iterator[None]:
+        """While the block runs, standing still is not the training's fault: it waits for the driver."""
+        self._excused = True
+        try:
+            yield
+        finally:
+            self._excused = False
+            self.beat()
 
     def start(self) -> None:
         """Begins to watch."""
@@ -115,6 +128,8 @@ class StopQuestion:
 
     def _watch(self) -> None:
         while not self._over.wait(_ASK_EVERY_S):
+            if self._excused:
+                self.beat()
             self._ask()
             still = time.monotonic() - self._moved_at
             if still > self.limit_now_s:
@@ -128,6 +143,7 @@ class StopQuestion:
         faulthandler.dump_traceback(file=_STDERR, all_threads=True)
         try:
             ray.get(self._flags.leave_words.remote(self._trial, self._attempt, words), timeout=_ASK_TIMEOUT_S)
-            self._before_end()
+            if self.before_end is not None:
+                self.before_end()
         finally:
             os._exit(HUNG_EXIT)

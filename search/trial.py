@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import yaml
 from ray import tune
 
 from search import messages
-from search.failure import Failure, classify, redacted, tail
+from search.failure import classify, redacted, tail
 from search.flags import find_flags
 from search.folder_lock import FolderLock
 from search.mirror import Mirror
@@ -35,6 +35,7 @@ from trainable.state import Outcome, Report
 INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LOG_NAME = "train.log"
 LOCK_WAIT_S = 60.0
+_SHOWN = ("val/miou", "train/miou", "loss/total", "loss/sup", "loss/st", "st/ratio", "lr")
 
 
 @dataclass(frozen=True)
@@ -77,40 +78,47 @@ def run_trial(config: Mapping[str, Any]) -> None:
         messages.started(trial, attempt, node=platform.node(), pid=os.getpid(), device=_device_name(job))
     )
     flags = find_flags(job.namespace)
-    with _place(job, trial, flags, attempt) as (directory, push):
-        question = StopQuestion(
-            flags, trial, attempt, limit_s=job.limit_s, start_limit_s=job.start_limit_s, before_end=push
-        )
-        with _captured(directory / LOG_NAME, trial, attempt):
-            message = _attempt(job, run_config, trial, attempt, directory, question, push)
-        push()
+    question = StopQuestion(flags, trial, attempt, limit_s=job.limit_s, start_limit_s=job.start_limit_s)
+    question.start()
+    question.refresh()
+    try:
+        message = _in_its_folder(job, run_config, trial, attempt, flags, question)
+    except (
+        Exception
+    ) as error:  # The folder is held by another process, or the storage fails: a result as well.
+        message = _failed(job, trial, attempt, error, question.steps, "")
+    finally:
+        question.stop()
     if question.reason != ORPHANED:
         # Nothing may come after this: the driver takes it for the trial's end.
         tune.report(message)
 
 
-def _attempt(
-    job: Job,
-    run_config: dict[str, Any],
-    trial: int,
-    attempt: int,
-    directory: Path,
-    question: StopQuestion,
-    push: Callable[[], None],
+def _in_its_folder(
+    job: Job, run_config: dict[str, Any], trial: int, attempt: int, flags: Any, question: StopQuestion
 ) -> dict[str, Any]:
+    if question.reason is not None:
+        # Told to leave before it began: no weights are loaded for that.
+        return messages.left(trial, attempt, question.reason)
+    with _place(job, trial, flags, attempt) as (directory, push):
+        question.before_end = push
+        with _captured(directory / LOG_NAME, trial, attempt):
+            return _attempt(job, run_config, trial, attempt, directory, question, push)
+
+
+def _attempt(
+    job: Job, run_config: dict[str, Any], trial: int, attempt: int, directory: Path, question: StopQuestion,
+    push: Callable[[], None],
+) -> dict[str, Any]:  # fmt: skip
     """Calls the training, and turns its return or its exception into the last message."""
 
     def report(found: Report) -> None:
-        push()
-        tune.report(messages.evaluated(trial, attempt, found))
+        print(_line(found), flush=True)
+        with question.excused():
+            push()
+            tune.report(messages.evaluated(trial, attempt, found))
         question.refresh()
 
-    question.start()
-    question.refresh()
-    if question.reason is not None:
-        # Told to leave before it began: no weights are loaded for that.
-        question.stop()
-        return messages.left(trial, attempt, question.reason)
     try:
         _write_config(directory / "config.yaml", run_config)
         fit: Callable[..., Outcome] = _by_name(job.fit)
@@ -122,12 +130,25 @@ def _attempt(
     except Exception as error:  # Whatever the training raises is a result: the trial's end and its reason.
         sys.excepthook(type(error), error, error.__traceback__)
         sys.stderr.flush()
-        failure = classify(error, step=question.steps, on_gpu=job.gpus > 0)
-        failure = Failure(**{**failure.to_json(), "message": redacted(failure.message)})
-        log = redacted(tail((directory / LOG_NAME).read_bytes()))
-        return messages.failed(trial, attempt, failure, log, _peak_memory_mb())
-    finally:
-        question.stop()
+        log = tail((directory / LOG_NAME).read_bytes())
+        return _failed(job, trial, attempt, error, question.steps, log)
+
+
+def _failed(job: Job, trial: int, attempt: int, error: Exception, steps: int, log: str) -> dict[str, Any]:
+    failure = classify(error, step=steps if steps > 2 else None, on_gpu=job.gpus > 0)
+    failure = replace(failure, message=redacted(failure.message))
+    return messages.failed(trial, attempt, failure, redacted(log), _peak_memory_mb())
+
+
+def _line(found: Report) -> str:
+    """An evaluation as the trial's log shows it: the objective, then what is small enough to read."""
+    value = "-" if found.objective is None else f"{found.objective:.4f}"
+    shown = [
+        f"{name} {number:.4g}"
+        for name, number in found.record.items()
+        if number is not None and name in _SHOWN
+    ]
+    return f"step {found.step} ({found.time_s:.0f} s): objective {value}  {'  '.join(shown)}"
 
 
 @contextmanager
@@ -154,13 +175,9 @@ def _place(job: Job, trial: int, flags: Any, attempt: int) -> Iterator[tuple[Pat
         mirror.pull()
         mirror.start()
         try:
-            yield scratch, lambda: _push(mirror)
+            yield scratch, mirror.try_push
         finally:
             mirror.stop()
-
-
-def _push(mirror: Mirror) -> None:
-    mirror.push()
 
 
 def _nothing() -> None:
@@ -176,7 +193,10 @@ def _clean_environment(job: Job) -> None:
 
 
 def _device_name(job: Job) -> str:
-    return "cpu" if job.gpus <= 0 else "cuda"
+    if job.gpus <= 0:
+        return "cpu"
+    torch: Any = importlib.import_module("torch")
+    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else "cpu"
 
 
 def _by_name(dotted: str) -> Any:

@@ -79,7 +79,8 @@ def test_a_terminated_driver_leaves_checkpoints_and_no_process(tmp_path: Path, z
     driver = zygote.start("sweep", tmp_path, search={"trials": 2, "max_concurrent": 2})
     wait_until(run, lambda state: evaluations(state) >= 2, driver)
     family = driver.family()
-    driver.send(signal.SIGTERM)
+    # As a job manager does: to all processes at once.
+    os.killpg(driver.pid, signal.SIGTERM)
     assert driver.wait(30) == 143, driver.text
     assert survivors(family) == []
     state = state_of(run)

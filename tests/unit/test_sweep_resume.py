@@ -1,0 +1,238 @@
+"""What a resume may change, which checkpoints stay, and what a person sees: functions of a run's record."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from search.keeping import Keeper, to_delete
+from search.notify import notify
+from search.patient_log import PatientLog
+from search.progress import Progress
+from search.records import RunState, TrialState
+from search.resume import asked_for, changed_config, differences, nothing_left, recorded_config, reopen_failed
+from search.running import SweepResult, exit_code
+from search.schema import KeepConfig, NotifyConfig, SweepConfig
+from search.store import RunLog, open_store
+from search.sweep import refuse_taken, set_aside
+from tests.support.drive import toy_config
+from trainable.errors import ConfigError, LeaseHeldError
+
+
+def opened(folder: Path, **sections: Any) -> PatientLog:
+    config = toy_config(folder, **sections)
+    return PatientLog.create(
+        open_store(folder / "toy"), heartbeat=False, schema=1, run_id="r", name="toy", metrics=["val/miou"],
+        config=config.model_dump(mode="json", by_alias=True),
+    )  # fmt: skip
+
+
+def add(log: PatientLog, number: int, state: str | None, value: float | None = None) -> None:
+    log.append("asked", trial=number, source="sampled", params={}, config={})
+    log.append("started", trial=number, attempt=1)
+    if value is not None:
+        log.append(
+            "evaluated", trial=number, attempt=1, step=5, time_s=1.0, objective=value, record={"val/miou": value},
+            decision={"action": "continue"},
+        )  # fmt: skip
+    if state is not None:
+        log.append("ended", trial=number, state=state, attempt=1)
+
+
+# ---- what a resume may change ----
+
+
+def test_changes_stay_for_the_resumes_after(tmp_path: Path) -> None:
+    with opened(tmp_path) as log:
+        config, changed = changed_config(log.state, ("search.trials=9", "resources.cpus_per_worker=0.5"))
+        assert changed == {"search.trials": 9, "resources.cpus_per_worker": 0.5}
+        assert (config.search.trials, config.resources.cpus_per_worker) == (9, 0.5)
+        log.append("resumed", set=changed, total=asked_for(log.state, changed, 2))
+        assert log.state.total == 11
+        again, changed = changed_config(log.state, ())
+        assert changed == {} and again.resources.cpus_per_worker == 0.5
+        assert asked_for(log.state, {}, 3) == 14
+        assert recorded_config(log.state)["search"]["trials"] == 9
+
+
+def test_a_data_root_is_relative_to_where_the_user_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as log:
+        monkeypatch.chdir(tmp_path)
+        config, changed = changed_config(log.state, ("data.root=moved",))
+        assert config.data.root == changed["data.root"] == str(tmp_path / "moved")
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [("search.trails=3", "search.trials"), ("train.optimizer.lr=1", "resume may change only"),
+     ("search.trials=0", "greater than or equal to 1"), ("storage=/x", "resume may change only"),
+     ("search.trials", "path.to.key=value")],
+)  # fmt: skip
+def test_a_change_that_is_not_allowed_or_not_legal_is_refused(tmp_path: Path, change: str, hint: str) -> None:
+    with opened(tmp_path) as log, pytest.raises(ConfigError, match=hint.replace(".", r"\.")):
+        changed_config(log.state, (change,))
+
+
+def test_fewer_than_no_trials_cannot_be_added(tmp_path: Path) -> None:
+    with opened(tmp_path) as log, pytest.raises(ConfigError, match="add_trials=-1"):
+        asked_for(log.state, {}, -1)
+
+
+def test_a_sweep_file_says_what_it_changed(tmp_path: Path) -> None:
+    with opened(tmp_path) as log:
+        assert differences(log.state, toy_config(tmp_path)) == ()
+        other = toy_config(tmp_path, search={"trials": 30}, space={"st.weight": {"low": 0.5, "high": 1.0}})
+        sets = differences(log.state, other)
+        config, changed = changed_config(log.state, sets)
+        assert (
+            config.search.trials == 30
+            and config.space == other.space
+            and set(changed) == {"search.trials", "space"}
+        )
+        forbidden = differences(log.state, toy_config(tmp_path, seed=7))
+        with pytest.raises(ConfigError, match="seed"):
+            changed_config(log.state, forbidden)
+
+
+def test_failed_trials_wait_again_and_keep_their_rows(tmp_path: Path) -> None:
+    with opened(tmp_path) as log:
+        add(log, 0, "FAILED", 0.4)
+        add(log, 1, "COMPLETE", 0.5)
+        assert nothing_left(log.state, 2) and not nothing_left(log.state, 3)
+        assert reopen_failed(log) == [0] and not nothing_left(log.state, 2)
+        trial = log.state.trials[0]
+        assert (trial.state, trial.attempts, trial.best_value) == (TrialState.PAUSED, 1, 0.4)
+        assert [waiting.number for waiting in log.state.pending()] == [0]
+
+
+# ---- places ----
+
+
+def test_a_place_with_anything_in_it_is_refused(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "run")
+    refuse_taken(store)
+    store.write_bytes("control/stop", b"stop")
+    refuse_taken(store)
+    store.write_bytes("trials/0/checkpoints/last.pt", b"of a run whose record is gone")
+    with pytest.raises(ConfigError, match="empty place"):
+        refuse_taken(store)
+    moved = set_aside(store)
+    assert moved is not None and not (tmp_path / "run").exists()
+    assert (Path(moved) / "trials/0/checkpoints/last.pt").exists()
+    assert set_aside(open_store(tmp_path / "run")) is None
+
+
+def test_a_run_that_somebody_drives_is_not_put_aside(tmp_path: Path) -> None:
+    with opened(tmp_path), pytest.raises(LeaseHeldError):
+        set_aside(open_store(tmp_path / "toy"))
+    assert RunLog.open(open_store(tmp_path / "toy")).state.run
+
+
+# ---- exit codes ----
+
+
+@pytest.mark.parametrize(
+    ("ends", "reason", "code"),
+    [
+        ({"COMPLETE": 0.5}, None, 0),
+        ({"COMPLETE": 0.5, "FAILED": None}, None, 3),
+        ({"FAILED": None}, None, 1),
+        ({}, None, 1),
+        ({}, "stop", 0),
+        ({"COMPLETE": 0.5}, "max_hours", 0),
+        ({"FAILED": None}, "failing_rung", 3),
+        ({"COMPLETE": 0.5}, "interrupt", 130),
+        ({}, "sigterm", 143),
+        ({"DIVERGED": 0.9}, None, 1),
+    ],
+)
+def test_the_exit_code_says_how_it_ended(
+    tmp_path: Path, ends: dict[str, float | None], reason: str | None, code: int
+) -> None:
+    with opened(tmp_path) as log:
+        for number, (state, value) in enumerate(ends.items()):
+            add(log, number, state, value)
+        assert exit_code(log.state, reason) == code
+
+
+# ---- checkpoints that stay ----
+
+
+def test_only_leaders_keep_their_best_and_only_unfinished_trials_their_last(tmp_path: Path) -> None:
+    with opened(tmp_path) as log:
+        for number, (state, value) in enumerate(
+            [
+                ("COMPLETE", 0.4),
+                ("PRUNED", 0.9),
+                ("FAILED", 0.8),
+                ("DIVERGED", 0.95),
+                (None, 0.1),
+                ("STOPPED", 0.9),
+            ]
+        ):
+            add(log, number, state, value)
+        keep = KeepConfig(best=2)
+        assert to_delete(log.state, keep) == [
+            (0, "last"), (0, "best"), (1, "last"), (3, "last"), (3, "best"), (5, "last"),
+        ]  # fmt: skip
+        store = log.store
+        for number in range(6):
+            for name in ("last.pt", "previous.pt", "best-5.safetensors", "best.json"):
+                store.write_bytes(f"trials/{number}/checkpoints/{name}", b"x")
+        Keeper(log, keep).update(log.state)
+        left = {number: len(store.list(f"trials/{number}")) for number in range(6)}
+        assert left == {0: 0, 1: 2, 2: 4, 3: 0, 4: 4, 5: 2}
+        assert to_delete(log.state, keep) == [] and log.state.trials[0].deleted == ["last", "best"]
+        assert to_delete(log.state, KeepConfig(best=2, last="always")) == []
+
+
+# ---- what a person sees ----
+
+
+def drawn(state: RunState, log: PatientLog, terminal: bool, encoding: str) -> str:
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding=encoding)
+    console = Console(file=out, force_terminal=terminal, width=100, highlight=False, markup=False)
+    with Progress(lambda: state, 3, console) as progress:
+        log.listeners.append(progress.event)
+        add(log, 0, "PRUNED", 0.25)
+        add(log, 1, None, 0.5)
+        progress.say("größer — [bold]")
+        progress.tick()
+    out.flush()
+    return raw.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_progress_is_drawn_on_any_console(tmp_path: Path, terminal: bool, encoding: str) -> None:
+    with opened(tmp_path) as log:
+        text = drawn(log.state, log, terminal, encoding)
+    assert "trial 0 PRUNED: best val/miou 0.2500 at step 5; 1/3 trials" in text
+    assert ("größer — [bold]" in text) == (encoding == "utf-8")
+    assert ("RUNNING" in text) == terminal and ("trial 0 step 5" in text) != terminal
+
+
+# ---- telling somebody ----
+
+
+def test_a_notification_that_fails_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    result = SweepResult(3, None, "/runs/x", {"COMPLETE": 1}, 4, 0.5)
+    config = toy_config(tmp_path)
+
+    def with_command(text: str) -> SweepConfig:
+        return config.model_copy(update={"notify": NotifyConfig.model_validate({"command": text})})
+
+    assert notify(config, result) is False
+    told = tmp_path / "told"
+    assert notify(with_command(f"sh -c 'env > {told}'"), result) is True
+    assert "THRESHER_EXIT_CODE=3" in told.read_text() and "THRESHER_BEST_TRIAL=4" in told.read_text()
+    assert notify(with_command("sh -c 'echo no >&2; exit 5'"), result) is False
+    assert notify(with_command("/no/such/command"), result) is False
+    assert "ended with 5: no" in caplog.text and "could not be run" in caplog.text
