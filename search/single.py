@@ -144,7 +144,7 @@ def _opened(config: RunConfig, storage: str, report: CheckReport, made: RecipeCo
         "schema": SCHEMA, "run_id": secrets.token_hex(4), "name": config.name, "generation": 0,
         "config": {**config.model_dump(mode="json", by_alias=True), KIND: TRAIN, "search": search, "storage": storage},
         "versions": versions(), "git_revision": git_revision(), "data_hash": report.data_hash,
-        "metrics": metric_columns(names),
+        "metrics": metric_columns(names, kind.metrics),
         "metric_definition": metric_definition(
             names, exclude_classes=excluded, positive_class=1 if len(names) == 2 else None
         ),

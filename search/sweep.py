@@ -33,6 +33,7 @@ from search.watchers import watchers_of
 from spaces import SearchSpace
 from trainable import strict_yaml
 from trainable.errors import ConfigError, Fault, StoreError
+from trainable.recipes import get_recipe
 
 SWEEP_FILE = "sweep.yaml"
 _PACKAGES = ("thresher", "ray", "torch", "optuna", "numpy", "pyarrow", "segmentation-models-pytorch")
@@ -101,7 +102,7 @@ def opened(config: SweepConfig, setting: Setting, space: SearchSpace) -> dict[st
         "data_hash": setting.data_hash,
         "space_hash": space.space_hash,
         "space": space.to_json(),
-        "metrics": metric_columns(setting.class_names),
+        "metrics": metric_columns(setting.class_names, get_recipe(config.recipe).metrics),
         "metric_definition": definition(config, setting.class_names),
     }
 
