@@ -43,7 +43,7 @@ def curves(recipe: str) -> list[dict[str, float | None]]:
 
 @pytest.mark.parametrize("recipe", ["per_class", "supervised"])
 def test_twenty_steps_are_what_they_were(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainable.session, "open_dataset", lambda cfg, base: blocks_dataset())
+    monkeypatch.setattr(trainable.session, "open_dataset", lambda cfg, base, **kwargs: blocks_dataset())
     expected = json.loads(FILE.read_text(encoding="utf-8"))[recipe]
     for got, then in zip(curves(recipe), expected, strict=True):
         assert got.keys() == then.keys()
@@ -53,6 +53,6 @@ def test_twenty_steps_are_what_they_were(recipe: str, monkeypatch: pytest.Monkey
 
 
 if __name__ == "__main__":
-    trainable.session.open_dataset = lambda cfg, base: blocks_dataset()
+    trainable.session.open_dataset = lambda cfg, base, **kwargs: blocks_dataset()
     made = {recipe: curves(recipe) for recipe in ("per_class", "supervised")}
     FILE.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")

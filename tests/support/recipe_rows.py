@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 import trainable.session
-from tests.support.images import blocks_dataset, dots_dataset
+from tests.support.images import blocks_dataset, dots_dataset, stacked_dataset
 from trainable import train
 from trainable.config import RunConfig, merge
 from trainable.data.dataset import Dataset
@@ -114,6 +114,19 @@ ROWS = (
         ("loss/st", "loss/focal", "loss/dice", "val/auc", "val/particle_f1", "st/images_selected",
          "st/pixels_selected"),
         dots_dataset,
+    ),
+    Row(
+        "surface",
+        {"architecture": "unet", "optimizer": {"plateau_patience": 0}, "loss": {"skeleton": 0.1},
+         "post": {"min_component": 4, "max_hole": 2}},
+        ("loss/sup", "loss/boundary", "loss/cldice", "loss/skeleton", "val/loss", "val/loss_constant", "val/voi_score"),
+        dots_dataset,
+    ),
+    Row(
+        "surface",
+        {"crop_size": 8, "volume": {"depth": 1, "filters": 8}, "optimizer": {"plateau_factor": 0.3},
+         "loss": {"cldice_iterations": 1}, "post": {"min_component": 4, "max_hole": 2}},
+        ("loss/sup", "loss/connectivity", "val/loss", "val/voi_score"), stacked_dataset, variant="volume",
     ),
 )  # fmt: skip
 """Every recipe has a row at least; a new recipe adds one here."""

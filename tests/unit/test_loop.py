@@ -29,7 +29,7 @@ PIXEL = TINY | {"scale_min": 32, "scale_max": 64, "scale_every_steps": 3, "st": 
 
 @pytest.fixture(autouse=True)
 def small_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(trainable.session, "open_dataset", lambda cfg, base: blocks_dataset())
+    monkeypatch.setattr(trainable.session, "open_dataset", lambda cfg, base, **kwargs: blocks_dataset())
     monkeypatch.setitem(RECIPES, "two_phase", TwoPhase)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -176,7 +176,7 @@ def test_no_step_waits_for_the_device(recipe: str, tmp_path: Path, monkeypatch: 
 def test_training_never_reads_the_mask_of_an_unlabeled_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Dataset] = []
 
-    def remember(cfg: Any, base: Any) -> Dataset:
+    def remember(cfg: Any, base: Any, **kwargs: Any) -> Dataset:
         opened.append(blocks_dataset())
         return opened[-1]
 
