@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import optuna
 from optuna.samplers import TPESampler
@@ -216,6 +216,13 @@ def replay(events: Iterable[Event], asker_of: Callable[[RunState], Asker]) -> li
     return wrong
 
 
+class Asks(Protocol):
+    """What suggests trials."""
+
+    def ask(self, state: RunState, number: int) -> Suggestion:
+        """The trial of a number, from what the record says of the trials before it."""
+
+
 class ThresherSearcher(Searcher):
     """Hands out trials: first those that must go on, then new ones, until there are enough.
 
@@ -225,14 +232,14 @@ class ThresherSearcher(Searcher):
         total: trials asked for, asked anew each time.
         configure: the full run configuration of a suggestion, as JSON.
         bracket: the rung ladder of a trial's number.
-        seed: what every trial trains with.
+        seed: what a trial trains with where its configuration does not say.
         may_start: whether a new trial may start, for a search by budget.
     """
 
     def __init__(
         self,
         log: Log,
-        asker: Asker,
+        asker: Asks,
         *,
         total: Callable[[], int],
         configure: Callable[[Suggestion], Mapping[str, Any]],
@@ -291,14 +298,14 @@ class ThresherSearcher(Searcher):
 
     def _new(self, state: RunState) -> TrialRecord:
         suggestion = self._asker.ask(state, state.next_number)
-        number = suggestion.number
+        number, config = suggestion.number, self._configure(suggestion)
         self._log.append(
             "asked",
             **suggestion.payload(),
             generation=state.generation,
             bracket=self._bracket(number),
-            config=self._configure(suggestion),
-            seed=self._seed,
+            config=config,
+            seed=config.get("seed", self._seed),
         )
         return self._log.state.trials[number]
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from search.catching_up import catch_up
 from search.cli.output import Json, print_json, print_rows, say, shown
+from search.comparison import compare
+from search.confirm import confirm as confirm_run
+from search.confirm import trials_by_variant
 from search.export import export as export_config
 from search.records import RunState
 from search.report import write_report
+from search.running import Options
 from search.schema import WandbConfig
 from search.status import read_run
 from search.store import Store
@@ -84,6 +90,33 @@ def export(
     found = export_config(run, trial, output)
     say(f"{found.path}: trial {found.trial.number} ({found.trial.source}), {shown(found.trial.best_value)}. Next:",
         f"  thresher train {found.path}")  # fmt: skip
+
+
+def confirm(
+    run: Run,
+    seeds: Annotated[int, typer.Option("--seeds", help="How many; none of them the search's own.")] = 3,
+    trial: Annotated[int | None, typer.Option("--trial", help="Take this trial for the best.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Put an earlier confirmation aside, renamed.")] = False,
+    address: Annotated[str | None, typer.Option("--address", help="A Ray cluster; left out: this machine.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Join a cluster that asks for no token.")] = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Train the best configuration, the recipe's own and a supervised floor over several seeds, nothing pruned."""
+    quiet = Console(file=sys.stderr, highlight=False, markup=False, emoji=False) if as_json else None
+    options = Options(address=address, insecure=insecure, console=quiet)
+    result = confirm_run(run, seeds=seeds, trial=trial, fresh=fresh, options=options)
+    _, state = read_run(result.run)
+    rows = compare(trials_by_variant(state), state.direction)
+    if as_json:
+        print_json({"run": result.run, "rows": [asdict(row) for row in rows]})
+    else:
+        print_rows([
+            {"configuration": r.name, "seeds": r.seeds, "mean": r.mean, "sd": r.sd, "best minus this": r.difference,
+             "best is": r.verdict or None, **r.classes}
+            for r in rows
+        ])  # fmt: skip
+        say(f"`none`: under 2 standard deviations. All runs: thresher table {result.run}")
+    raise typer.Exit(result.exit_code)
 
 
 def wandb_sync(

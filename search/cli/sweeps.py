@@ -11,6 +11,7 @@ import typer
 from search.cli.output import Json, Sets, print_json, print_rows, say, shown
 from search.cluster import connected
 from search.config import load_sweep
+from search.confirm import resume_confirm
 from search.preview import cost, measure, plan, where
 from search.resume import differences
 from search.resume import resume as resume_run
@@ -87,11 +88,14 @@ def resume(
 ) -> None:  # fmt: skip
     """Go on with a run: after a stop, a crash or a kill, on this machine or another, or with more trials."""
     _, state = read_run(run)
-    if state.run.get("config", {}).get(KIND) == TRAIN:
-        if sets or add_trials or retry_failed:
-            raise ConfigError([Fault(run, "a run of one configuration goes on as it is; `train` takes changes")])
-        raise typer.Exit(resume_single(run))
     options = Options(address=address, insecure=insecure)
+    kind = state.run.get("config", {}).get(KIND)
+    if kind is not None:
+        if sets or add_trials or retry_failed:
+            raise ConfigError([Fault(run, f"a {kind} run goes on as it is; only a search takes changes")])
+        if kind == TRAIN:
+            raise typer.Exit(resume_single(run))
+        ended(resume_confirm(run, options))
     ended(resume_run(run, add_trials=add_trials, sets=sets or (), retry_failed=retry_failed, options=options))
 
 

@@ -1,0 +1,241 @@
+"""Is the best found better than what was known? The same configurations again, over several seeds, nothing pruned.
+
+A confirmation is a run of its own beside the search (`<run>-confirm`), kept, resumed and read as any other.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from search.cluster import connected
+from search.export import chosen_trial
+from search.opening import Setting, baselines_of, definition, metric_columns
+from search.patient_log import PatientLog
+from search.progress import Progress
+from search.records import SCHEMA, RunState, TrialRecord, repair
+from search.resume import recorded_config
+from search.running import Options, Sitting, SweepResult, run_sitting, summary
+from search.scheduler import Asha, ThresherScheduler
+from search.schema import SweepConfig
+from search.searcher import ThresherSearcher
+from search.single import KIND
+from search.status import read_run
+from search.store import open_store
+from search.store.base import EVENTS
+from search.store.identity import host_name
+from search.suggestion import Suggestion
+from search.sweep import SWEEP_FILE, described, git_revision, refuse_taken, set_aside, versions
+from search.watchers import watchers_of
+from trainable import strict_yaml
+from trainable.config import NAME_PATTERN, RunConfig, resolve
+from trainable.errors import ConfigError, DataError, Fault
+from trainable.knob import knobs_of
+from trainable.recipes import get_recipe
+
+CONFIRM = "confirm"
+FLOOR = "supervised"
+SUFFIX = "-confirm"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One configuration to be trained over all seeds.
+
+    Attributes:
+        name: `best`, `default`, `preset:<name>` or `supervised`.
+        recipe: what trains it.
+        train: all of the recipe's knobs, nested.
+    """
+
+    name: str
+    recipe: str
+    train: dict[str, Any]
+
+
+def confirm(
+    run: str, *, seeds: int = 3, trial: int | None = None, fresh: bool = False, options: Options | None = None
+) -> SweepResult:
+    """Train the best configuration of a run and what it should beat, over several seeds.
+
+    Goes on where an earlier confirmation of the same run was interrupted.
+
+    Args:
+        run: the search.
+        seeds: how many, none of them the search's own.
+        trial: take this trial for the best.
+        fresh: put an earlier confirmation aside.
+        options: how it is run.
+
+    Raises:
+        ConfigError, DataError: there is nothing to confirm, or the data are not those of the search.
+        LeaseHeldError: somebody runs it.
+    """
+    if seeds < 1:
+        raise ConfigError([Fault("--seeds", f"there must be at least 1 seed, but got seeds={seeds}")])
+    options = options or Options()
+    _, state = read_run(run)
+    config = confirming(state)
+    store = open_store(f"{run.rstrip('/')}{SUFFIX}")
+    if fresh:
+        set_aside(store)
+    elif store.list(EVENTS):
+        return resume_confirm(store.uri, options)
+    refuse_taken(store)
+    setting = _examined(state, config, options)
+    chosen = variants(state, config, run, setting.class_names, trial)
+    numbers = [config.seed + 1 + index for index in range(seeds)]
+    options.check_weights([variant.train for variant in chosen])
+    about = {"of": run if "://" in run else str(Path(run).resolve()), "seeds": numbers,
+             "variants": [asdict(variant) for variant in chosen]}  # fmt: skip
+    with PatientLog.create(store, **_opened(config, setting, about)) as log:
+        log.store.write_bytes(SWEEP_FILE, strict_yaml.dump(described(log.state.run)).encode())
+        return _run(log, config, options)
+
+
+def resume_confirm(run: str, options: Options | None = None) -> SweepResult:
+    """Go on with a confirmation; one that is done is left as it is.
+
+    Raises:
+        DataError: the data are not those it began with.
+        LeaseHeldError: somebody runs it.
+    """
+    options = options or Options()
+    store, state = read_run(run)
+    config = SweepConfig.model_validate(_plain(recorded_config(state)))
+    wanted = len(_about(state)["variants"]) * len(_about(state)["seeds"])
+    if state.next_number >= wanted and not state.pending():
+        log = PatientLog.open(store)
+        return summary(log, int((state.closed or {}).get("exit_code") or 0), None)
+    _examined(state, config, options)
+    with PatientLog.resume(store, host=host_name(), pid=os.getpid()) as log:
+        for event_type, payload in repair(log.state):
+            log.append(event_type, **payload)
+        return _run(log, config, options)
+
+
+def confirming(state: RunState) -> SweepConfig:
+    """The search's configuration, as its confirmation runs it: nothing pruned, nothing sampled.
+
+    Raises:
+        ConfigError: the run is no search.
+    """
+    found = recorded_config(state)
+    if found.get(KIND) is not None:
+        message = f"only a search is confirmed, but this run is a {found[KIND]}; name the search"
+        raise ConfigError([Fault(str(state.run.get("name")), message)])
+    config = SweepConfig.model_validate(found)
+    name = f"{config.name}{SUFFIX}"
+    if not NAME_PATTERN.fullmatch(name):
+        raise ConfigError([Fault(config.name, f"the name with {SUFFIX} must have at most 100 characters")])
+    search = config.search.model_copy(update={"asha": None, "max_hours": None, "budget": None})
+    return config.model_copy(update={"name": name, "search": search})
+
+
+def variants(
+    state: RunState, config: SweepConfig, run: str, class_names: Sequence[str], trial: int | None
+) -> tuple[Variant, ...]:
+    """The best configuration, the recipe's own, and labeled images alone as the floor."""
+    best = chosen_trial(state, run, trial)
+    searched = config.model_copy(update={"search": config.search.model_copy(update={"baselines": True})})
+    found = [Variant("best", config.recipe, dict(best.config["train"]))]
+    found += [Variant(b.source, config.recipe, dict(b.config)) for b in baselines_of(searched, class_names)]
+    if config.recipe != FLOOR:
+        kind = get_recipe(FLOOR)
+        known = tuple(knobs_of(kind.config))
+        shared = {
+            name: value
+            for name, value in config.train.items()
+            if name in known or name.startswith(tuple(f"{knob}." for knob in known))
+        }
+        made = resolve(kind.config, train=shared, class_names=class_names)
+        found.append(Variant(FLOOR, FLOOR, made.model_dump(mode="json")))
+    return tuple(found)
+
+
+def _examined(state: RunState, config: SweepConfig, options: Options) -> Setting:
+    setting = options.examine(config)
+    if setting.data_hash != state.run.get("data_hash"):
+        message = "the data must be those of the run, but their images, masks or splits differ; restore them"
+        raise DataError([Fault(config.data.root, message)])
+    return setting
+
+
+def _opened(config: SweepConfig, setting: Setting, about: Mapping[str, Any]) -> dict[str, Any]:
+    total = len(about["variants"]) * len(about["seeds"])
+    plain = config.model_dump(mode="json", by_alias=True)
+    plain["search"]["trials"] = total
+    return {
+        "schema": SCHEMA, "run_id": secrets.token_hex(4), "name": config.name, "generation": 0,
+        "config": {**plain, KIND: CONFIRM, CONFIRM: dict(about)}, "versions": versions(),
+        "git_revision": git_revision(), "data_hash": setting.data_hash,
+        "metrics": metric_columns(setting.class_names, get_recipe(config.recipe).metrics),
+        "metric_definition": definition(config, setting.class_names),
+    }  # fmt: skip
+
+
+def _run(log: PatientLog, config: SweepConfig, options: Options) -> SweepResult:
+    about = _about(log.state)
+    total = len(about["variants"]) * len(about["seeds"])
+    with connected(
+        options.address, insecure=options.insecure, num_cpus=options.num_cpus, num_gpus=options.num_gpus
+    ) as cluster, Progress(lambda: log.state, total, options.console) as progress:  # fmt: skip
+        sitting = Sitting(config, total, assemble_confirm, options.fit, watchers_of(log, config))
+        return run_sitting(log, sitting, cluster, progress)
+
+
+def _about(state: RunState) -> dict[str, Any]:
+    found: dict[str, Any] = state.run["config"][CONFIRM]
+    return found
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in (KIND, CONFIRM)}
+
+
+class _Queue:
+    """Hands out every variant with the first seed, then with the second, and so on."""
+
+    def __init__(self, chosen: Sequence[Variant]) -> None:
+        self._chosen = tuple(chosen)
+
+    def ask(self, state: RunState, number: int) -> Suggestion:
+        """The trial of a number."""
+        variant = self._chosen[number % len(self._chosen)]
+        return Suggestion(number, variant.name, {}, None, {"name": CONFIRM}, variant.train)
+
+
+def assemble_confirm(
+    log: PatientLog, config: SweepConfig, total: int, raise_flag: Callable[[int, str], None]
+) -> tuple[Searcher, TrialScheduler]:
+    """The searcher and the scheduler of a confirmation, from its record alone."""
+    about = _about(log.state)
+    chosen = [Variant(**found) for found in about["variants"]]
+
+    def configure(suggestion: Suggestion) -> dict[str, Any]:
+        variant, seed = chosen[suggestion.number % len(chosen)], about["seeds"][suggestion.number // len(chosen)]
+        run = RunConfig(
+            name=config.name, recipe=variant.recipe, data=config.data, train=variant.train, seed=seed,
+            provenance={"run": config.name, "run_id": log.state.run["run_id"], "trial": suggestion.number},
+        )  # fmt: skip
+        return run.model_dump(mode="json", by_alias=True)
+
+    searcher = ThresherSearcher(log, _Queue(chosen), total=lambda: total, configure=configure, seed=config.seed)
+    steps, every = int(chosen[0].train["steps"]), int(chosen[0].train["eval_every_steps"])
+    return searcher, ThresherScheduler(log, Asha(None, steps, 3, 1, config.search.direction, every), raise_flag)
+
+
+def trials_by_variant(state: RunState) -> dict[str, list[TrialRecord]]:
+    """The trials of a confirmation that have ended, by variant, in seed order."""
+    found: dict[str, list[TrialRecord]] = {variant["name"]: [] for variant in _about(state)["variants"]}
+    for trial in state.trials.values():
+        if trial.ended and trial.best_value is not None:
+            found[trial.source].append(trial)
+    return found
