@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from search.metric_columns import metric_columns
 from spaces import SearchSpace
 from trainable.config import DataConfig, RecipeConfig, nearest, resolve
 from trainable.data.layouts import class_table
@@ -152,13 +153,11 @@ def check_rungs(asha: Any, steps: int, faults: list[Fault]) -> None:
         faults.append(Fault("search.asha.grace_steps", message))
 
 
-def check_objective(objective: str, metrics: list[str], faults: list[Fault]) -> None:
-    """The metric that ranks must be one that the recipe reports."""
-    if metrics and objective not in metrics:
-        hint = nearest(objective, metrics)
-        known = ", ".join(metrics)
-        faults.append(
-            Fault("search.objective", f"objective must be a metric of the run, but got objective={objective!r}{hint}; "
-                                      f"metrics: {known}")
-        )  # fmt: skip
-
+def check_objective(
+    recipe: type[Recipe[Any]], objective: str, names: tuple[str, ...], faults: list[Fault]
+) -> None:
+    """The metric that ranks must be one that the run has."""
+    metrics = metric_columns(names, recipe.metrics)
+    if objective not in metrics:
+        message = f"objective must be a metric of the run, but got objective={objective!r}{nearest(objective, metrics)}"
+        faults.append(Fault("search.objective", f"{message}; metrics: {', '.join(metrics)}"))

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from search.checks import (
+    check_objective,
     check_rungs,
     check_space,
     check_train,
@@ -159,6 +160,7 @@ def _check_meaning(data: Mapping[str, Any], made: SweepConfig | None, faults: li
     if isinstance(space, str | dict) and space:
         check_space(recipe, space, preset, train, names, faults)
     if made is not None:
+        check_objective(recipe, made.search.objective, names, faults)
         check_rungs(made.search.asha, config.steps, faults)
 
 

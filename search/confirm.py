@@ -17,7 +17,8 @@ from ray.tune.search import Searcher
 
 from search.cluster import connected
 from search.export import chosen_trial
-from search.opening import Setting, baselines_of, definition, metric_columns
+from search.metric_columns import metric_columns
+from search.opening import Setting, baselines_of, definition
 from search.patient_log import PatientLog
 from search.progress import Progress
 from search.records import SCHEMA, RunState, TrialRecord, repair

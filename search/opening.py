@@ -58,20 +58,6 @@ def examine(config: SweepConfig) -> Setting:
     )  # fmt: skip
 
 
-def metric_columns(class_names: Sequence[str], own: Sequence[str] = ()) -> list[str]:
-    """Every metric that a run of this many classes may have, in the order of the tables; own: the recipe's.
-
-    >>> [name for name in metric_columns(["land", "road"]) if name.startswith("val/iou")]
-    ['val/iou/land', 'val/iou/road']
-    """
-    val = ["val/miou", *(f"val/iou/{name}" for name in class_names), "val/f1", "val/precision", "val/recall"]
-    auc = ["val/auc"] if len(class_names) == 2 else []
-    pseudo = ["st/pixels_selected", "st/pixels_seen", "st/ratio", "st/images_selected", "st/pl_accuracy"]
-    each = [f"{part}/{name}" for part in ("st/ratio", "threshold") for name in class_names]
-    losses = [f"loss/{part}" for part in ("total", "sup", "st", "fm", "d")]
-    return [*val, *auc, "train/miou", "gap", *losses, *pseudo, *each, "lr", *own]
-
-
 def definition(config: SweepConfig, class_names: Sequence[str]) -> dict[str, Any]:
     """What the scores of this run mean."""
     train = flatten(base_of(config, class_names))

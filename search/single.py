@@ -15,7 +15,7 @@ import torch
 from search.control import EXIT_CODES, Control, StopNow
 from search.failure import classify, redacted, tail
 from search.folder_lock import FolderLock
-from search.opening import metric_columns
+from search.metric_columns import metric_columns
 from search.patient_log import PatientLog
 from search.preflight import check_storage, check_weights
 from search.records import SCHEMA, Decision, RunState, TrialRecord, repair

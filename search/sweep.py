@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from search.cluster import Cluster, connected
+from search.metric_columns import metric_columns
 from search.notify import notify
 from search.opening import (
     Setting,
@@ -19,7 +20,6 @@ from search.opening import (
     base_of,
     baselines_of,
     definition,
-    metric_columns,
     space_of,
 )
 from search.patient_log import PatientLog

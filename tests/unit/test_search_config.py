@@ -189,6 +189,15 @@ def test_the_first_rung_must_lie_within_the_run(folder: Path) -> None:
     assert message.startswith("sweep.yaml:13:search.asha.grace_steps: grace_steps must not exceed steps=2000")
 
 
+def test_the_objective_must_be_a_metric_of_the_run(folder: Path) -> None:
+    [message] = messages(folder, GOOD.replace("{trials: 12,", "{objective: val/mIoU,"))
+    assert message.startswith("sweep.yaml:13:search.objective: ")
+    assert "did you mean 'val/miou'?" in message
+    assert "val/iou/road" in message
+    sweep = load_sweep(written(folder, **{"{trials: 12,": "{objective: val/iou/road,"}))
+    assert sweep.search.objective == "val/iou/road"
+
+
 def test_a_knob_given_twice_is_refused_however_it_is_written(folder: Path) -> None:
     [message] = messages(folder, GOOD.replace("  batch_size: 8\n", "  optimizer.lr: 1e-3\n"))
     assert "optimizer.lr stands twice" in message
