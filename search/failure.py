@@ -34,7 +34,7 @@ class Failure:
 
     Attributes:
         kind: one word that goes into `stop_reason`: oom, host_memory, device, worker_died, hung, node_lost,
-            data, config, checkpoint, disk_full, storage, diverged, locked, error.
+            device_busy, data, config, checkpoint, disk_full, storage, diverged, locked, error.
         message: what happened and what to do.
         cause: what makes two failures the same: exception type and the first frame of ours.
         retry: whether a fresh process, from the last checkpoint, can help.
@@ -100,6 +100,8 @@ def classify(error: BaseException, *, step: int | None = None, on_gpu: bool = Fa
         return Failure("config", text, cause)
     if isinstance(error, CheckpointError):
         return Failure("checkpoint", text, cause)
+    if "DeviceBusy" in names:
+        return Failure("device_busy", str(error), "DeviceBusy", retry=True)
     if isinstance(error, FolderInUse):
         return Failure("locked", str(error), cause, retry=True)
     if isinstance(error, StoreError | ConnectionError | TimeoutError) or _is_flaky(error):

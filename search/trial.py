@@ -6,10 +6,12 @@ folder: started again there, it goes on. Whatever it raises becomes a message, s
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,9 +26,10 @@ import yaml
 from ray import tune
 
 from search import messages
-from search.failure import classify, redacted, tail
+from search.failure import FolderInUse, classify, redacted, tail
 from search.flags import find_flags
 from search.folder_lock import FolderLock
+from search.gpu_gate import look_at_gpu, wait_until_free
 from search.mirror import Mirror
 from search.stop_question import ORPHANED, StopQuestion
 from search.store import open_store
@@ -122,6 +125,10 @@ def _attempt(
     try:
         _write_config(directory / "config.yaml", run_config)
         fit: Callable[..., Outcome] = _by_name(job.fit)
+        if job.gpus >= 1 and job.workers == 1:
+            # A share of a GPU is meant to have company.
+            with question.excused():
+                wait_until_free(look_at_gpu, say=print, give_up=lambda: question.reason is not None)
         found = fit(
             run_config, str(directory), workers=job.workers, use_gpu=job.gpus > 0, threads=job.threads,
             report=report, should_stop=question,
@@ -169,8 +176,10 @@ def _place(job: Job, trial: int, flags: Any, attempt: int) -> Iterator[tuple[Pat
             return False
         return True
 
-    scratch = Path(tempfile.gettempdir()) / "thresher-scratch" / job.namespace / f"{trial}-{attempt}"
-    with FolderLock(scratch, LOCK_WAIT_S):
+    root = Path(tempfile.gettempdir()) / "thresher-scratch"
+    clear_scratch(root)
+    scratch = root / f"{job.namespace}-{trial}-{attempt}" / str(trial)
+    with FolderLock(scratch.parent, LOCK_WAIT_S):
         mirror = Mirror(store, f"trials/{trial}", scratch, still_ours)
         mirror.pull()
         mirror.start()
@@ -178,6 +187,14 @@ def _place(job: Job, trial: int, flags: Any, attempt: int) -> Iterator[tuple[Pat
             yield scratch, mirror.try_push
         finally:
             mirror.stop()
+    shutil.rmtree(scratch.parent, ignore_errors=True)
+
+
+def clear_scratch(root: Path) -> None:
+    """Removes the local folders of trials whose process was killed: what counted of them is in the store."""
+    for left in root.glob("*"):
+        with contextlib.suppress(FolderInUse, OSError), FolderLock(left, wait_s=0.0):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _nothing() -> None:

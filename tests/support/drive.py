@@ -36,7 +36,7 @@ def toy_options(**changes: Any) -> Options:
     )
 
 
-def toy_config(storage: Path, **sections: Any) -> SweepConfig:
+def toy_config(storage: Path | str, **sections: Any) -> SweepConfig:
     """A sweep whose trials take 20 steps and evaluate every 5; the first rung lies at step 5."""
     found: dict[str, Any] = {
         "name": NAME,
@@ -53,6 +53,7 @@ def toy_config(storage: Path, **sections: Any) -> SweepConfig:
         },
         "resources": {"cpus_per_worker": 1},
         "storage": str(storage),
+        "tracking": {"wandb": {"mode": "disabled"}},
     }
     for name, section in sections.items():
         found[name] = {**found[name], **section} if isinstance(section, dict) and name in found else section
@@ -63,7 +64,7 @@ def main(command: str, where: str, text: str = "{}") -> int:
     given = json.loads(text)
     try:
         if command == "sweep":
-            result: SweepResult = start_sweep(toy_config(Path(where), **given), options=toy_options())
+            result: SweepResult = start_sweep(toy_config(where, **given), options=toy_options())
         else:
             result = resume(where, options=toy_options(), **given)
     except ThresherError as error:

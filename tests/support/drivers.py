@@ -64,7 +64,9 @@ class Zygote:
         )  # fmt: skip
         assert self._line() == "ready"
 
-    def start(self, command: str, where: Path, *, env: dict[str, str] | None = None, **given: Any) -> Driver:
+    def start(
+        self, command: str, where: Path | str, *, env: dict[str, str] | None = None, **given: Any
+    ) -> Driver:
         """`sweep` in a storage folder, or `resume` of a run folder."""
         self._count += 1
         out = self._folder / f"driver-{self._count}.txt"
@@ -92,7 +94,7 @@ class Zygote:
         return self._process.stdout.readline().strip()
 
 
-def state_of(run: Path) -> RunState:
+def state_of(run: Path | str) -> RunState:
     """The run as its log says now; empty before there is one."""
     try:
         return fold(open_store(run).read())
@@ -101,7 +103,7 @@ def state_of(run: Path) -> RunState:
 
 
 def wait_until(
-    run: Path, ready: Callable[[RunState], bool], driver: Driver, timeout: float = PATIENCE_S
+    run: Path | str, ready: Callable[[RunState], bool], driver: Driver, timeout: float = PATIENCE_S
 ) -> RunState:
     """Waits for the log to say something."""
     end = time.monotonic() + timeout

@@ -1,6 +1,7 @@
 """A training without torch: a curve from a formula, real files, and any trouble on request.
 
-`<storage>/toy.json` says what it should do: `{"sleep": 0.01, "trials": {"3": {"what": "kill", "at": 7, "times": 1}}}`.
+`<storage>/toy.json`, or THRESHER_TOY, says what it should do:
+`{"sleep": 0.01, "trials": {"3": {"what": "kill", "at": 7, "times": 1}}}`.
 `what` is one of kill, raise, oom, nan, hang, full, exit; `at` is a step; `times` is in how many attempts (default 1).
 `"*"` stands for every trial. Checkpoints are JSON, written whole; it goes on from them exactly.
 """
@@ -89,7 +90,9 @@ def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _plan(folder: Path) -> dict[str, Any]:
     path = folder.parents[2] / "toy.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    text = path.read_text() if path.exists() else os.environ.get("THRESHER_TOY", "{}")
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def _trouble(folder: Path, plan: dict[str, Any], step: int) -> None:

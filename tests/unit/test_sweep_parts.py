@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from search.control import STOP_FILE, Control
 from search.failure import Failure, FolderInUse, classify, died, redacted, tail
 from search.flags import EVERY_TRIAL, Flags
 from search.folder_lock import FolderLock
+from search.gpu_gate import DeviceBusy, Occupied, wait_until_free
 from search.mirror import Mirror
 from search.patient_log import PatientLog
 from search.records import TrialRecord, TrialState
@@ -112,6 +114,26 @@ def test_secrets_do_not_reach_the_record() -> None:
     assert (
         redacted("at /home/someone: 0123456789abcdef, short", environment) == "at /home/someone: ***, short"
     )
+
+
+def test_a_gpu_that_others_hold_is_waited_for_and_then_left() -> None:
+    now, said = [0.0], []
+    held = Occupied(0.1, ("pid 4711 (python, 20000 MiB)",))
+
+    def wait(look: Callable[[], Occupied], give_up: Callable[[], bool] = lambda: False) -> None:
+        wait_until_free(
+            look, say=said.append, wait_s=60.0, clock=lambda: now[0], give_up=give_up,
+            sleep=lambda seconds: now.__setitem__(0, now[0] + seconds),
+        )  # fmt: skip
+
+    wait(lambda: held if now[0] < 30 else Occupied(0.9))
+    assert now[0] == 30.0 and said == [
+        "only 10% of the GPU's memory is free; it is held by pid 4711 (python, 20000 MiB); waiting up to 60 s"
+    ]
+    with pytest.raises(DeviceBusy, match="pid 4711") as busy:
+        wait(lambda: held)
+    assert (classify(busy.value).kind, classify(busy.value).retry) == ("device_busy", True)
+    wait(lambda: held, give_up=lambda: True)
 
 
 # ---- verdicts ----
