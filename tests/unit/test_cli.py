@@ -1,0 +1,300 @@
+"""The command line: what it prints, what it returns, and that bad input never shows a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.cli import COMMANDS, main
+from trainable import strict_yaml
+from trainable.data.synth import write_scenes
+
+ROOT = Path(__file__).parents[2]
+SWEEP = """\
+name: tiny
+recipe: per_class
+data:
+  root: scenes
+  group_by: '^(p\\d+)'
+  labeled: splits/labelled.txt
+  unlabeled: splits/unlabelled.txt
+  val: splits/val.txt
+train:
+  steps: 4
+  eval_every_steps: 2
+  batch_size: 2
+  crop_size: 32
+  patience: 0
+  architecture: fpn
+  encoder: tu-mobilenetv3_small_050
+  encoder_weights: null
+  num_heads: 1
+  scale_every_steps: 0
+  st: {start_step: 1}
+space: {st.weight: {}, ema_decay: {}}
+search: {trials: 8, baselines: false}
+tracking: {wandb: {mode: disabled}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("cli")
+    write_scenes(made / "scenes", photos=6, patches_per_photo=4, size=32, labeled=8)
+    (made / "sweep.yaml").write_text(SWEEP)
+    return made
+
+
+@pytest.fixture
+def run(folder: Path) -> str:
+    """A finished run of one configuration, made once."""
+    target = folder / "runs" / "tiny-train"
+    if not target.exists():
+        assert main(["train", str(folder / "sweep.yaml"), "--storage", str(folder / "runs")]) == 0
+    return str(target)
+
+
+def out(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out
+
+
+def test_help_names_every_command_and_loads_none_of_them() -> None:
+    code = "import sys; from search.cli import main; main(['--help']); sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_its_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    assert out(capsys).startswith(f"Usage: thresher {name}")
+
+
+@pytest.mark.parametrize("arguments", [["swep"], ["sweep"], ["table", "--nope"], ["data", "chek"], ["train"]])
+def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert "Error: " in capsys.readouterr().err
+
+
+def test_tables_of_what_there_is_come_as_lines_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, key, expected in (
+        (["recipes"], "recipe", "per_class"),
+        (["spaces"], "space", "per_class/thresholds"),
+        (["spaces", "supervised"], "space", "supervised/quick"),
+        (["knobs", "per_class"], "knob", "st.weight"),
+        (["recipes", "per_class", "--knobs"], "knob", "threshold"),
+    ):
+        assert main(arguments) == 0
+        assert expected in out(capsys)
+        assert main([*arguments, "--json"]) == 0
+        assert expected in [row[key] for row in json.loads(out(capsys))]
+    assert main(["recipes", "per_class"]) == 0
+    assert "preset V3.1" in out(capsys)
+
+
+def test_knobs_say_what_cannot_be_searched_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["knobs", "per_class", "--json"])
+    rows = {row["knob"]: row for row in json.loads(out(capsys))}
+    assert not rows["steps"]["searchable"]
+    assert "yardstick" in rows["steps"]["about"]
+    assert "Caution" in rows["patience"]["about"]
+    assert rows["optimizer.lr"]["search"] == [1e-5, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["recipes", "per_clas"], "did you mean 'per_class'?"),
+        (["sweep", "gone.yaml"], "must be readable"),
+        (["preview", "{folder}/bad.yaml"], "bad.yaml:3:train.stepz: unknown key 'stepz'; did you mean 'steps'?"),
+        (["sweep", "{folder}/bad.yaml"], "bad.yaml:4:space: "),
+        (["sweep", "{folder}/sweep.yaml", "--fresh", "--resume"], "give --fresh or --resume"),
+        (["status", "{folder}"], "holds no events"),
+        (["resume", "{folder}/nowhere"], "holds no events"),
+        (["table", "{folder}/nowhere"], "holds no events"),
+        (["export", "{folder}/nowhere"], "holds no events"),
+        (["report", "{folder}/nowhere"], "holds no events"),
+        (["confirm", "{folder}/nowhere"], "holds no events"),
+        (["wandb-sync", "{folder}/nowhere"], "holds no events"),
+        (["stop", "{folder}/nowhere"], "holds no events"),
+        (["train", "{folder}/bad.yaml"], "bad.yaml:3:train.stepz"),
+        (["train", "{folder}/sweep.yaml", "--storage", "s3://bucket/x"], "local folder"),
+        (["predict", "{folder}/nowhere", "{folder}", "{folder}/masks"], "holds no events"),
+        (["predict", "{folder}", "{folder}/gone", "{folder}/masks"], "the images must be in a folder"),
+        (["init", "{folder}/gone"], "there is none"),
+        (["init", "{folder}/scenes", "-o", "{folder}/sweep.yaml"], "must not exist yet"),
+        (["data", "check", "{folder}/gone.yaml"], "must be readable"),
+        (["data", "check", "{folder}/scenes", "--set", "data.val=splits/gone.txt"], "gone.txt"),
+        (["data", "synth", "{folder}/scenes"], "must be empty"),
+        (["data", "synth", "{folder}/new", "--photos", "1"], "photos must lie between"),
+    ],
+)  # fmt: skip
+def test_bad_input_exits_2_and_says_what_to_do(
+    arguments: list[str], says: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "bad.yaml").write_text(
+        "name: x\nrecipe: per_class\ntrain: {stepz: 4}\nspace: 5\ndata: {root: scenes}\n"
+    )
+    assert main([word.format(folder=folder) for word in arguments]) == 2
+    shown = capsys.readouterr().err
+    assert says in shown
+    assert shown.startswith("thresher: ")
+    assert "Traceback" not in shown
+
+
+def test_init_writes_a_file_that_loads_and_says_the_next_commands(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "first.yaml"
+    assert main(["init", str(folder / "scenes"), "-o", str(target), "--name", "first", "--group-by", r"^(p\d+)"]) == 0
+    assert f"thresher sweep {target}" in out(capsys)
+    data = strict_yaml.load(target).data
+    assert data["data"]["group_by"] == r"^(p\d+)"
+    assert data["data"]["labeled"] == "splits/labelled.txt"
+    assert main(["preview", str(target), "--no-probe", "--set", "train.encoder_weights=null"]) == 0
+    assert "32 trials" in out(capsys)
+
+
+def test_data_check_counts_and_refuses(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(folder / "sweep.yaml")]) == 0
+    assert "nothing is wrong" in out(capsys)
+    assert main(["data", "check", str(folder / "sweep.yaml"), "--json"]) == 0
+    assert json.loads(out(capsys))["splits"][0]["images"] == 8
+    leak = ["data", "check", str(folder / "sweep.yaml"), "--set", "data.val=splits/unlabelled.txt"]
+    assert main(leak) == 2
+    capsys.readouterr()
+    assert main([*leak, "--json"]) == 2
+    assert not json.loads(out(capsys))["ok"]
+
+
+def test_preview_says_rungs_and_when_nothing_will_be_pruned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(folder / "sweep.yaml")
+    assert main(["preview", file, "--no-probe", "--set", "train.steps=40", "--json"]) == 0
+    plan = json.loads(out(capsys))["plan"]
+    assert [rung["step"] for rung in plan["rungs"]] == [14]
+    assert plan["rungs"][0] == {"step": 14, "trials": 8, "stay": 3}
+    assert plan["total_steps"] == 5 * 14 + 3 * 40
+    assert main(["preview", file, "--no-probe", "--set", "search.asha.grace_steps=4"]) == 0
+    shown = out(capsys)
+    assert "nothing will be pruned: the first rung (4 steps) lies beyond half of the run (4 steps)" in shown
+    assert "hours unknown: not asked for" in shown
+
+
+def test_one_configuration_trains_and_leaves_a_run(run: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {path.relative_to(run).as_posix() for path in Path(run).rglob("*") if path.is_file()}
+    assert {"sweep.yaml", "trials.parquet", "trials/0/config.yaml", "trials/0/train.log"} <= files
+    assert any(name.startswith("history/") for name in files)
+    assert main(["status", run, "--json"]) == 0
+    found = json.loads(out(capsys))
+    assert found["states"] == {"COMPLETE": 1}
+    assert found["status"] == "closed"
+    assert main(["status", run, "--trials"]) == 0
+    assert "COMPLETE" in out(capsys)
+
+
+def test_a_name_that_exists_is_refused_gone_on_with_or_put_aside(
+    run: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = ["train", str(folder / "sweep.yaml"), "--storage", str(folder / "runs")]
+    assert main(again) == 2
+    assert "--fresh" in capsys.readouterr().err
+    assert main([*again, "--resume"]) == 0
+    assert main(["resume", run]) == 0
+    assert "nothing is left to do" in out(capsys)
+    assert main(["resume", run, "--add-trials", "1"]) == 2
+    before = set((folder / "runs").iterdir())
+    assert main([*again, "--fresh"]) == 0
+    [kept] = set((folder / "runs").iterdir()) - before
+    assert kept.name.startswith("tiny-train.")
+    assert (kept / "events").is_dir()
+
+
+def test_the_table_is_printed_verified_and_written_as_csv(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["table", run, "--csv", str(tmp_path / "t.csv")]) == 0
+    assert "COMPLETE" in out(capsys)
+    assert (tmp_path / "t.csv").read_text().startswith("trial,state,")
+    assert main(["table", run, "--json"]) == 0
+    assert json.loads(out(capsys))[0]["state"] == "COMPLETE"
+    assert main(["table", run, "--verify"]) == 0
+    assert "nothing is lost" in out(capsys)
+    (Path(run) / "trials.parquet").unlink()
+    assert main(["table", run, "--verify"]) == 1
+    assert "missing" in out(capsys)
+    assert main(["table", run]) == 0
+    assert main(["table", run, "--verify", "--json"]) == 0
+
+
+def test_what_is_exported_says_where_it_came_from_and_predicts(
+    run: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", run]) == 0
+    best = Path(run) / "best.yaml"
+    data = strict_yaml.load(best).data
+    assert data["provenance"]["trial"] == 0
+    assert data["provenance"]["run"] == run
+    assert len(data["provenance"]["data_hash"]) == 64
+    assert data["train"]["steps"] == 4
+    assert main(["export", run, "--trial", "7"]) == 2
+    for number, source in enumerate((run, str(best), str(Path(run) / "trials" / "0"))):
+        masks = tmp_path / f"masks{number}"
+        assert main(["predict", source, str(folder / "scenes" / "images"), str(masks)]) == 0
+        assert len(list(masks.glob("*.png"))) == 24
+    assert main(["train", str(best), "--storage", str(tmp_path / "again"), "--set", "train.steps=2"]) == 0
+    assert (tmp_path / "again" / "tiny-train-trial0" / "trials.parquet").is_file()
+
+
+def test_a_report_is_one_file_that_needs_nothing_else(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", run]) == 0
+    page = (Path(run) / "report.html").read_text(encoding="utf-8")
+    assert "Plotly.newPlot" in page
+    assert "<script src=" not in page
+    assert "<link" not in page
+
+
+def test_stop_reaches_only_a_run_that_somebody_runs(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stop", run]) == 0
+    assert "nobody runs" in out(capsys)
+    assert not (Path(run) / "control" / "stop").exists()
+
+
+def test_doctor_reports_and_never_shows_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "canary-0123456789")
+    assert main(["doctor", "--storage", str(tmp_path / "runs"), "--json"]) == 0
+    shown = out(capsys)
+    checks = {check["what"]: check["state"] for check in json.loads(shown)}
+    assert checks["torch + torchvision"] == "ok"
+    assert checks["wandb key"] == "ok"
+    assert "canary" not in shown
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "file").write_text("x")
+    assert main(["doctor", "--storage", str(tmp_path / "file")]) == 1
+
+
+def test_a_console_without_utf_8_gets_ascii() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "search.cli", "status", "t\u00fcny"], cwd=ROOT, env=environment, capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "holds no events" in done.stderr.decode("ascii")
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    done = subprocess.run(
+        f"set -o pipefail; {sys.executable} -m search.cli knobs | head -1", shell=True, cwd=ROOT, capture_output=True,
+        executable="/bin/bash", check=False,
+    )  # fmt: skip
+    assert done.stdout.startswith(b"knob")
+    assert b"Traceback" not in done.stderr
