@@ -175,9 +175,9 @@ class Publisher:
             except Exception as error:  # wandb raises many kinds; none of them may end the search
                 if attempt == ATTEMPTS - 1:
                     raise
-                print(f"wandb: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}", flush=True)
+                _say(f"wandb: {type(error).__name__}: {str(error)[:200]}")
                 if self.mode == "online" and attempt == ATTEMPTS - 2:
-                    print("wandb cannot be reached: this run is kept offline; `thresher wandb-sync` sends it later", flush=True)
+                    _say("wandb cannot be reached: this run is kept offline; `thresher wandb-sync` sends it later")
                     self.mode = "offline"
                 self._pause(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0))
             else:
@@ -238,6 +238,10 @@ def follow(run: str, config: WandbConfig, mode: Mode, parent: int) -> None:
     publisher.close()
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def _alive(pid: int) -> bool:
     return os.getppid() == pid
 
@@ -259,7 +263,10 @@ class Tracking:
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / "publisher.log").open("ab") as output:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "search.tracking", run, "--config", config.model_dump_json(), "--mode", mode],
+                    [
+                        sys.executable, "-m", "search.tracking", run, "--config", config.model_dump_json(),
+                        "--mode", mode,
+                    ],
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
                 )  # fmt: skip
 

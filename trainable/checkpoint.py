@@ -93,7 +93,7 @@ def load_last(directory: Path) -> tuple[Snapshot | None, list[str]]:
     Returns:
         The snapshot, or None where there is none; and what was found damaged, for the log.
     """
-    notes = []
+    notes: list[str] = []
     for name in ("last.pt", "previous.pt"):
         path = directory / FOLDER / name
         if not path.exists():

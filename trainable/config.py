@@ -105,7 +105,8 @@ class OptimizerConfig(Section):
     name: Literal["sgd", "adam", "adamw"] = knob("sgd", help="Optimizer.")
     lr: float = knob(2.5e-4, legal=(0.0, 10.0), search=(1e-5, 1e-1), scale="log", help="Base learning rate.")
     head_lr_mult: float = knob(
-        10.0, legal=(0.0, 1000.0), search=(1.0, 40.0), scale="log", help="Learning rate of everything but the encoder, over lr."
+        10.0, legal=(0.0, 1000.0), search=(1.0, 40.0), scale="log",
+        help="Learning rate of everything but the encoder, over lr.",
     )  # fmt: skip
     momentum: float = knob(0.9, legal=(0.0, 1.0), search=(0.8, 0.99), scale="log1m", help="SGD momentum.")
     weight_decay: float = knob(
@@ -266,7 +267,8 @@ class RecipeConfig(Section):
         10.0, legal=(0.0, 1e6), search=(0.1, 50.0), scale="log", help="Largest gradient norm; 0 = no clipping."
     )  # fmt: skip
     amp: Literal["auto", "bf16", "off"] = knob(
-        "auto", searchable=False, why_not="it is a matter of the device", help="bf16 autocast; auto: where the device is fast at it."
+        "auto", searchable=False, why_not="it is a matter of the device",
+        help="bf16 autocast; auto: where the device is fast at it.",
     )  # fmt: skip
     exclude_classes: tuple[str, ...] = knob(
         (), searchable=False, why_not=_YARDSTICK, help="Classes left out of the mIoU."
@@ -294,10 +296,12 @@ class PixelRecipeConfig(RecipeConfig):
     """The knobs that every recipe with pixel-level pseudo-labels shares."""
 
     unlabeled_batch_size: int | None = knob(
-        None, legal=(1, 4096), searchable=False, why_not="it follows batch_size", help="Unlabeled images per step; left out: batch_size."
+        None, legal=(1, 4096), searchable=False, why_not="it follows batch_size",
+        help="Unlabeled images per step; left out: batch_size.",
     )  # fmt: skip
     ema_decay: float = knob(
-        0.999, legal=(0.0, 1.0), search=(0.9, 0.9999), scale="log1m", help="Decay of the averaged network, of parameters and buffers."
+        0.999, legal=(0.0, 1.0), search=(0.9, 0.9999), scale="log1m",
+        help="Decay of the averaged network, of parameters and buffers.",
     )  # fmt: skip
     st: SelfTrainingConfig = SelfTrainingConfig()
     threshold: PerClass[Probability] = knob(
@@ -314,7 +318,8 @@ class PixelRecipeConfig(RecipeConfig):
         help="Largest side of the labeled batch on a multi-scale step.",
     )  # fmt: skip
     scale_every_steps: int = knob(
-        10, legal=(0, 10**9), search=(1, 20), unit="steps", help="Every how many steps the labeled batch changes size; 0 = never."
+        10, legal=(0, 10**9), search=(1, 20), unit="steps",
+        help="Every how many steps the labeled batch changes size; 0 = never.",
     )  # fmt: skip
 
     def conflicts(self) -> Iterable[str]:

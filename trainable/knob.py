@@ -32,7 +32,7 @@ class Section(BaseModel):
 
 def _as_mapping(value: Any) -> Any:
     """A single number stands for every class."""
-    if isinstance(value, Mapping) or isinstance(value, bool):
+    if isinstance(value, Mapping | bool):
         return value
     return {DEFAULT_CLASS: value}
 

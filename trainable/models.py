@@ -75,9 +75,12 @@ class Segmenter(nn.Module):
             return self.head_logits(image).mean(0)
         decoded = self.decoder(self.encode(image))
         # The upsampling is linear and the same for all heads, so the mean may be taken before it.
-        convolved = [head[0](drop(decoded)) for head, drop in zip(self.heads, self.head_dropout, strict=True)]
+        convolved = [
+            head.get_submodule("0")(drop(decoded))
+            for head, drop in zip(self.heads, self.head_dropout, strict=True)
+        ]
         padded = [side + -side % STRIDE for side in image.shape[2:]]
-        logits = _resize(self.heads[0][1](torch.stack(convolved).mean(0)), padded)
+        logits = _resize(self.heads[0].get_submodule("1")(torch.stack(convolved).mean(0)), padded)
         return logits[..., : image.shape[2], : image.shape[3]]
 
 

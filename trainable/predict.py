@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import TypeAdapter
 
 from trainable.checkpoint import load_best
 from trainable.config import RunConfig, resolve
@@ -48,7 +49,7 @@ class Predictor:
 
     def mask(self, image: U8) -> U8:
         """The most likely class of every pixel, uint8[H, W]."""
-        return self.probabilities(image).argmax(0).to(torch.uint8).numpy()
+        return self.probabilities(image).max(0).indices.to(torch.uint8).numpy()
 
 
 def load_predictor(directory: Path, device: str | torch.device = "cpu") -> Predictor:
@@ -60,7 +61,7 @@ def load_predictor(directory: Path, device: str | torch.device = "cpu") -> Predi
     best, weights = load_best(directory)
     run = RunConfig.model_validate(best.model["run"])
     kind = get_recipe(run.recipe)
-    task = Task(**{k: tuple(v) if isinstance(v, list) else v for k, v in best.model["task"].items()})
+    task = TypeAdapter(Task).validate_python(best.model["task"])
     train = best.model["train"] | {"encoder_weights": None, "init_from": None}
     recipe = kind(resolve(kind.config, train=train, class_names=task.class_names), task)
     recipe.use_device_state(recipe.device_state())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ class Session:
         torch.manual_seed(stream_seed(run.seed, "init", 0))
         self.nets = {name: net.to(device) for name, net in recipe.build().items()}
         if device.type == "cuda" and recipe.task.ndim == 2:
-            self.nets = {n: net.to(memory_format=torch.channels_last) for n, net in self.nets.items()}  # type: ignore[call-overload]
+            self.nets = {n: net.to(memory_format=torch.channels_last) for n, net in self.nets.items()}
         self.device_state = {name: t.to(device) for name, t in recipe.device_state().items()}
         recipe.use_device_state(self.device_state)
         recipe.precision = autocast(self.cfg.amp, device)
@@ -175,7 +174,7 @@ class Session:
         in_phase = self.state.step - self._phase_start()
         views = {name: make_views(to_device(batch, self.device)) for name, batch in host.items()}
         self._fill_schedules(in_phase)
-        rates = {}
+        rates: dict[str, Tensor] = {}
         for name, optimizer in self.optimizers.items():
             optimizer.set_lr(optimizer.spec.lr(in_phase) * self.state.recipe.get(f"lr_scale/{name}", 1.0))
             rates["lr" if not rates else f"lr/{name}"] = optimizer.lr

@@ -68,23 +68,25 @@ def _fit_here(
     config: RunConfig, directory: str, base: str, use_gpu: bool, threads: int, report: Reporter,
     should_stop: StopQuestion, observer: Observer | None,
 ) -> Outcome:  # fmt: skip
-    def work() -> Outcome:
+    ended: list[Outcome] = []
+
+    def work() -> None:
         torch.set_num_threads(max(1, threads))
         device = get_device() if use_gpu else torch.device("cpu")
-        return train(
-            config, directory, base=base, device=device, report=report, should_stop=should_stop, observer=observer
-        )
+        ended.append(
+            train(
+                config, directory, base=base, device=device, report=report, should_stop=should_stop,
+                observer=observer,
+            )
+        )  # fmt: skip
 
-    trainer = TorchTrainer(work, scaling_config=ScalingConfig(num_workers=0, use_gpu=use_gpu))
-    outcome = trainer.fit().return_value
-    assert isinstance(outcome, Outcome)
-    return outcome
+    TorchTrainer(work, scaling_config=ScalingConfig(num_workers=0, use_gpu=use_gpu)).fit()
+    return ended[0]
 
 
 # -- several workers -----------------------------------------------------------------------------------------------
 
 
-@ray.remote(num_cpus=0)
 class _Relay:
     """Carries reports to the trial and the wish to stop to the workers."""
 
@@ -122,17 +124,17 @@ def _work_in_group(settings: dict[str, Any]) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     relay = settings["relay"]
 
-    def report(evaluation: Report) -> None:
+    def hand_over(report: Report) -> None:
         """Blocks until the trial has recorded it, on every rank: nobody runs ahead of the record."""
         if rank == 0:
-            ray.get(relay.put_report.remote(evaluation))
+            ray.get(relay.put_report.remote(report))
             while not ray.get(relay.is_taken.remote()):
                 time.sleep(POLL_S / 4)
         dist.barrier()
 
     outcome = train(
         RunConfig.model_validate(settings["run"]), settings["directory"], base=settings["base"],
-        device=get_device() if settings["use_gpu"] else "cpu", rank=rank, world_size=world_size, report=report,
+        device=get_device() if settings["use_gpu"] else "cpu", rank=rank, world_size=world_size, report=hand_over,
         should_stop=_agreed(relay, rank),
     )  # fmt: skip
     if rank == 0:
@@ -143,7 +145,7 @@ def _agreed(relay: Any, rank: int) -> StopQuestion:
     """A stop question whose answer is the same on all ranks at the same call: rank 0 asks, all hear."""
     asked = [0.0]
     known: list[str | None] = [None]
-    group = dist.new_group(backend="gloo")
+    group: Any = dist.new_group(backend="gloo")
 
     def should_stop() -> str | None:
         if rank == 0 and known[0] is None and time.monotonic() - asked[0] >= ASK_EVERY_S:
@@ -161,10 +163,10 @@ def _fit_group(
     config: RunConfig, directory: str, base: str, workers: int, use_gpu: bool, threads: int, report: Reporter,
     should_stop: StopQuestion,
 ) -> Outcome:  # fmt: skip
-    relay = _Relay.remote()
+    relay = ray.remote(num_cpus=0)(_Relay).remote()
     settings = {
-        "run": config.model_dump(mode="json", by_alias=True), "directory": directory, "base": str(Path(base).absolute()),
-        "use_gpu": use_gpu, "threads": threads, "relay": relay,
+        "run": config.model_dump(mode="json", by_alias=True), "directory": directory,
+        "base": str(Path(base).absolute()), "use_gpu": use_gpu, "threads": threads, "relay": relay,
     }  # fmt: skip
     resources = {"CPU": float(threads)} | ({"GPU": 1.0} if use_gpu else {})
     with tempfile.TemporaryDirectory(prefix="thresher-train-") as scratch:

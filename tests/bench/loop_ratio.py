@@ -40,13 +40,15 @@ def our_session(root: Path, encoder: str, crop: int, batch: int, steps: int, dir
     """The loop's side, past the start of self-training."""
     train = {
         "steps": steps, "eval_every_steps": steps, "batch_size": batch, "crop_size": crop, "patience": 0,
-        "architecture": "deeplabv3plus", "encoder": encoder, "encoder_weights": None, "num_heads": 1, "head_dropout": 0.0,
+        "architecture": "deeplabv3plus", "encoder": encoder, "encoder_weights": None, "num_heads": 1,
+        "head_dropout": 0.0,
         "optimizer": {"lr": 0.01, "warmup_steps": 0, "head_lr_mult": 1.0}, "grad_clip": 10.0, "scale_every_steps": 0,
         "loss": {"ce": 1.0, "dice": 0.0, "focal": 0.0, "class_weights": "none"}, "st": {"start_step": 0},
         "threshold": THRESHOLD, "teacher": "student", "ema_decay": 0.999,
     }  # fmt: skip
     data = {
-        "root": str(root), "labeled": "splits/labelled.txt", "unlabeled": "splits/unlabelled.txt", "val": "splits/val.txt",
+        "root": str(root), "labeled": "splits/labelled.txt", "unlabeled": "splits/unlabelled.txt",
+        "val": "splits/val.txt",
         "classes": "class_mapping.csv", "group_by": r"^(p\d+)",
     }  # fmt: skip
     run = RunConfig.model_validate({"name": "bench", "recipe": "per_class", "data": data, "train": train})

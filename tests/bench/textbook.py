@@ -82,7 +82,9 @@ class Textbook:
         net: any network from images to logits. labeled, unlabeled: loaders of `Pairs`. thresholds: per class.
     """
 
-    def __init__(self, net: nn.Module, labeled: DataLoader[Any], unlabeled: DataLoader[Any], thresholds: list[float]) -> None:
+    def __init__(
+        self, net: nn.Module, labeled: DataLoader[Any], unlabeled: DataLoader[Any], thresholds: list[float]
+    ) -> None:
         self.net, self.average = net, copy.deepcopy(net)
         self.labeled, self.unlabeled = iter(labeled), iter(unlabeled)
         self.thresholds = torch.tensor(thresholds)

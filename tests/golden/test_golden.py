@@ -22,10 +22,10 @@ from trainable.state import Report
 FILE = Path(__file__).with_name("twenty_steps.json")
 KEPT = ("val/miou", "train/miou", "loss/total", "loss/sup", "loss/st", "st/pixels_seen", "st/ratio", "lr")
 TRAIN: dict[str, Any] = {
-    "steps": 20, "eval_every_steps": 5, "batch_size": 2, "crop_size": 32, "patience": 0, "encoder_weights": None, "amp": "off",
+    "steps": 20, "eval_every_steps": 5, "batch_size": 2, "crop_size": 32, "patience": 0, "encoder_weights": None,
     "architecture": "deeplabv3plus", "encoder": "tu-test_resnet", "optimizer": {"lr": 0.01, "warmup_steps": 2},
-    "scale_min": 32, "scale_max": 64, "scale_every_steps": 3, "st": {"start_step": 4, "ramp_steps": 4}, "threshold": 0.34,
-    "ema_decay": 0.9,
+    "scale_min": 32, "scale_max": 64, "scale_every_steps": 3, "st": {"start_step": 4, "ramp_steps": 4},
+    "threshold": 0.34, "ema_decay": 0.9, "amp": "off",
 }  # fmt: skip
 
 

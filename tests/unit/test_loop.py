@@ -193,6 +193,8 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_both_values(tmp_p
 
 
 def test_per_class_learns_the_blocks(tmp_path: Path) -> None:
-    outcome, _ = run_whole("per_class", tmp_path, steps=60, eval_every_steps=20, batch_size=4, loss={"class_weights": "none"},
-                           ema_decay=0.8, optimizer={"lr": 0.05, "warmup_steps": 5, "head_lr_mult": 1.0})  # fmt: skip
+    outcome, _ = run_whole(
+        "per_class", tmp_path, steps=60, eval_every_steps=20, batch_size=4, loss={"class_weights": "none"},
+        ema_decay=0.8, optimizer={"lr": 0.05, "warmup_steps": 5, "head_lr_mult": 1.0},
+    )  # fmt: skip
     assert outcome.best_value is not None and outcome.best_value > 0.6

@@ -116,8 +116,9 @@ def test_the_real_wandb_offline_writes_one_run_per_trial_and_no_secret(tmp_path:
     )
     environment = os.environ | {"WANDB_API_KEY": secret, "WANDB_MODE": "offline"}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(run)], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+        [sys.executable, "-c", code, str(run)], env=environment, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     trials = [t for t in RunLog.open(open_store(str(run))).state.trials.values() if t.evaluations or t.ended]
     files = list((Path(run) / "wandb").rglob("*.wandb"))

@@ -144,9 +144,8 @@ def test_color_keeps_gray_gray_and_blur_keeps_the_mean(seed: int) -> None:
 def test_recolor_is_the_affine_map_clamped() -> None:
     image = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     color = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1)) * 2 - 0.5
-    expected = torch.stack(
-        [(torch.einsum("ij,jhw->ihw", color[b, :, :3], image[b]) + color[b, :, 3, None, None]).clamp(0, 1) for b in range(2)]
-    )
+    moved = torch.einsum("bij,bjhw->bihw", color[:, :, :3], image)
+    expected = (moved + color[:, :, 3, None, None]).clamp(0, 1)
     assert torch.allclose(recolor(image, color), expected, atol=1e-6)
 
 

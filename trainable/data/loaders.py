@@ -311,7 +311,7 @@ def color_matrix(rng: np.random.Generator, strong: Photometric) -> F32:
     if draws[5] < strong.gray_p:
         gray = np.outer(np.ones(3), _GRAY)
         matrix, offset = gray @ matrix, gray @ offset
-    return np.concatenate([matrix, offset[:, None]], axis=1).astype(np.float32)
+    return np.asarray(np.concatenate([matrix, offset[:, None]], axis=1), np.float32)
 
 
 def blur_kernel(rng: np.random.Generator, chance: float) -> F32:
@@ -324,10 +324,10 @@ def blur_kernel(rng: np.random.Generator, chance: float) -> F32:
     draw, share = rng.random(2)
     offsets = np.arange(BLUR_TAPS) - BLUR_TAPS // 2
     if draw >= chance:
-        return (offsets == 0).astype(np.float32)
+        return np.asarray(offsets == 0, np.float32)
     sigma = 0.1 + 1.9 * share
     kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
-    return (kernel / kernel.sum()).astype(np.float32)
+    return np.asarray(kernel / kernel.sum(), np.float32)
 
 
 def cutmix_box(rng: np.random.Generator, chance: float, ndim: int) -> F32:

@@ -185,7 +185,12 @@ class Recipe(ABC, Generic[C]):
         if name not in cls.presets:
             known = ", ".join(cls.presets) or "none"
             raise ConfigError(
-                [Fault("preset", f"must be a preset of {cls.name} ({known}), but got {name!r}{nearest(name, cls.presets)}")]
+                [
+                    Fault(
+                        "preset",
+                        f"must be a preset of {cls.name} ({known}), but got {name!r}{nearest(name, cls.presets)}",
+                    )
+                ]
             )
         return cls.presets[name].values
 
@@ -209,7 +214,7 @@ class Recipe(ABC, Generic[C]):
     def probabilities(self, nets: Nets, image: Tensor) -> Tensor:
         """Class probabilities of the evaluated model, float32[B, C, *S]; image: float[B, 3, *S], normalized."""
         with self.precision():
-            logits = nets[self.evaluated](image).float()
+            logits: Tensor = nets[self.evaluated](image).float()
         if self.task.activation == "sigmoid":
             positive = logits.sigmoid()
             return torch.cat([1 - positive, positive], 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
+
 from trainable import ema
 from trainable.config import PixelRecipeConfig
 from trainable.recipes.interface import Batch, Nets, Opt, Phase, Sched, StepOut
@@ -18,7 +20,8 @@ class Supervised(PixelRecipe[PixelRecipeConfig]):
     about: ClassVar[str] = "labeled images only: the floor that self-training has to beat"
     source: ClassVar[str] = "plain supervised training"
     slots: ClassVar[dict[str, str]] = {
-        "networks": "net, ema (evaluated)", "targets": "none", "loss": "ce + dice + focal", "schedule": "cosine + warm-up",
+        "networks": "net, ema (evaluated)", "targets": "none", "loss": "ce + dice + focal",
+        "schedule": "cosine + warm-up",
     }  # fmt: skip
     config: ClassVar[type[PixelRecipeConfig]] = PixelRecipeConfig
     needs_unlabeled: ClassVar[bool] = False
@@ -37,7 +40,7 @@ class Supervised(PixelRecipe[PixelRecipeConfig]):
         with self.precision():
             logits = nets["net"](view.image)
         loss = self.labeled_loss(logits, view.label)
-        loss.backward()
+        torch.autograd.backward(loss)
         opt["net"].step()
         ema.update(nets["ema"], nets["net"], sched["ema_decay"])
         return StepOut({"loss/total": loss, "loss/sup": loss})
