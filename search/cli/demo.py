@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from search.cli.look import print_trials
 from search.cli.output import say
-from search.cli.results import print_trials
 from search.config import load_sweep
 from search.demo import prepare, verdict
 from search.export import export

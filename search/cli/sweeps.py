@@ -1,4 +1,4 @@
-"""Running a search: preview, sweep, status, resume, stop."""
+"""Running a search: preview, sweep, resume."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from search.resume import resume as resume_run
 from search.running import Options, SweepResult
 from search.schema import MANY_TRIALS
 from search.single import KIND, TRAIN, resume_single
-from search.status import ROWS, ask_to_stop, read_run
-from search.status import status as status_of
+from search.status import read_run
 from search.store import open_store
 from search.store.base import EVENTS
 from search.sweep import start_sweep
@@ -133,35 +132,3 @@ def _print_preview(found: dict[str, Any], max_hours: float | None) -> None:
         f"{spent['disk_gb']:.2g} GB at the end, {spent['most_disk_gb']:.2g} GB while it runs")  # fmt: skip
     if max_hours is not None and spent["hours"] > max_hours:
         say(f"max_hours: {max_hours:g} is shorter: the search pauses then, and `thresher resume` goes on")
-
-
-def status(
-    run: Run,
-    trials: Annotated[bool, typer.Option("--trials", help="One line per trial.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Say where a run stands."""
-    found = status_of(run)
-    if as_json:
-        print_json(found)
-        return
-    states = ", ".join(f"{count} {name}" for name, count in sorted(found["states"].items())) or "none yet"
-    say(f"{found['name']}: {found['status']}, {found['trials']} of {shown(found['total'])} trials ({states})")
-    best = found["best"]
-    if best is not None:
-        say(f"best: trial {best['trial']} ({best['source']}), {found['objective']} {best['best']:.4f} at step "
-            f"{best['best_step']}")  # fmt: skip
-    held = found["owner"]
-    if held is not None and found["status"] == "open":
-        say(f"held by {held.get('host')}, process {held.get('pid')}")
-    if trials:
-        print_rows(found["rows"], ROWS)
-
-
-def stop(
-    run: Run, trial: Annotated[int | None, typer.Option("--trial", help="Only this trial.")] = None
-) -> None:
-    """Ask a run, or one of its trials, to write its checkpoint and stop."""
-    running = ask_to_stop(run, trial)
-    what = "the run" if trial is None else f"trial {trial}"
-    say(f"asked {what} to stop; it looks every 2 s" if running else f"nobody runs {run}: nothing to stop")

@@ -63,10 +63,20 @@ def out(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_help_names_every_command_and_loads_none_of_them() -> None:
-    code = "import sys; from search.cli import main; main(['--help']); sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+def loads_neither_torch_nor_ray(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; from search.cli import main; main({arguments}); print({{'torch', 'ray'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0
+    assert done.stdout.endswith("set()\n")
+    return done
+
+
+@pytest.mark.parametrize("command", ["status", "stop", "table", "export"])
+def test_looking_at_a_run_loads_neither_torch_nor_ray(command: str, run: str) -> None:
+    assert "tiny-train" in loads_neither_torch_nor_ray([command, run]).stdout or command == "table"
+
+
+def test_help_names_every_command_and_loads_none_of_them() -> None:
+    done = loads_neither_torch_nor_ray(["--help"])
     for name in COMMANDS:
         assert f"\n  {name} " in done.stdout
 
