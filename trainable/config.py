@@ -300,7 +300,7 @@ class PixelRecipeConfig(RecipeConfig):
         help="Unlabeled images per step; left out: batch_size.",
     )  # fmt: skip
     ema_decay: float = knob(
-        0.999, legal=(0.0, 1.0), search=(0.9, 0.9999), scale="log1m",
+        0.999, legal=(0.0, 1.0), search=(0.9, 0.9999), scale="log1m", horizon=True,
         help="Decay of the averaged network, of parameters and buffers.",
     )  # fmt: skip
     st: SelfTrainingConfig = SelfTrainingConfig()
@@ -449,7 +449,9 @@ def scaled(
     """A default's or preset's values, scaled to the run's length and crop.
 
     A knob counted in steps is multiplied by steps / own steps (at least 1 where it was above 0); one counted in
-    pixels by crop_size / own crop_size; `patience`, counted in evaluations, keeps its share of the run.
+    pixels by crop_size / own crop_size; `patience`, counted in evaluations, keeps its share of the run; so does the
+    horizon 1 / (1 - d) of a decay d, which becomes max(0, 1 - (1 - d) own steps / steps). Without that, an average
+    over 1,000 steps would still be at its start when a run of 200 steps ends.
 
     Args:
         values: flat values to scale.
@@ -476,6 +478,8 @@ def scaled(
             result[name] = max(1, round(share * steps / every)) if value else 0
         elif declared.in_steps and value:
             result[name] = max(1, round(value * by_length))
+        elif declared.horizon and by_length != 1:
+            result[name] = max(0.0, 1 - (1 - value) / by_length)
         elif declared.in_pixels and value:
             result[name] = max(16, round(value * by_crop))
     return result

@@ -62,6 +62,7 @@ class Knob:
         acts_from: the phase of a run from which the knob has any effect.
         in_steps: counted in optimizer steps, so a preset's value scales with the length of the run.
         in_pixels: counted in pixels, so a preset's value scales with the crop.
+        horizon: a decay that looks back 1 / (1 - value) steps, so a preset's value keeps that share of the run.
         searchable: False for what is a yardstick of the search.
         why_not: why it cannot be searched.
         caution: what to know before searching it.
@@ -79,6 +80,7 @@ class Knob:
     acts_from: Phase = "start"
     in_steps: bool = False
     in_pixels: bool = False
+    horizon: bool = False
     searchable: bool = True
     why_not: str = ""
     caution: str = ""
@@ -96,6 +98,7 @@ def knob(
     acts_from: Phase = "start",
     in_steps: bool = False,
     in_pixels: bool = False,
+    horizon: bool = False,
     searchable: bool = True,
     why_not: str = "",
     caution: str = "",
@@ -114,6 +117,7 @@ def knob(
         acts_from: `start` or `self_training`.
         in_steps: True where the value counts optimizer steps.
         in_pixels: True where the value counts pixels of the crop.
+        horizon: True for a decay whose horizon, 1 / (1 - value), counts steps.
         searchable: False for a yardstick; then `why_not` says why.
         why_not: the reason.
         caution: what to know before searching it.
@@ -134,7 +138,7 @@ def knob(
         raise ValueError(f"search must lie inside legal={legal} with low < high, but got search={search}")
     declared = Knob(
         name="", kind="float", default=default, legal=legal, search=search, choices=choices, scale=scale,
-        unit=unit, help=help, acts_from=acts_from, in_steps=in_steps, in_pixels=in_pixels,
+        unit=unit, help=help, acts_from=acts_from, in_steps=in_steps, in_pixels=in_pixels, horizon=horizon,
         searchable=searchable, why_not=why_not, caution=caution,
     )  # fmt: skip
     extra: Any = {_KEY: declared}
