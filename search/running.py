@@ -178,11 +178,16 @@ def _fit(
     data = sitting.config.data.model_dump(mode="json", by_alias=True)
     searcher, scheduler = sitting.assemble(log, sitting.config, sitting.total, driver.raise_flag)
 
+    seen = -1
+
     def each_step() -> None:
+        nonlocal seen
         progress.tick()
-        driver.check()
-        for watcher in sitting.watchers:
-            watcher.update(log.state)
+        if log.state.seq != seen:
+            seen = log.state.seq
+            driver.check()
+            for watcher in sitting.watchers:
+                watcher.update(log.state)
 
     tuner = tune.Tuner(
         tune.with_resources(run_trial, tune.PlacementGroupFactory([driver.slots.bundle])),
