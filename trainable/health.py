@@ -138,3 +138,26 @@ def constant_predictor(metric: str, floor: float, evaluations: int, action: Acti
         return f"{metric} is {value:.3f} after {streak:.0f} evaluations; a constant answer reaches {floor:.3f}"
 
     return Rule("plateau", check, action)
+
+
+def no_better_than(metric: str, floor: str, evaluations: int, action: Action) -> Rule:
+    """A loss does not fall below another value of the same record: what the best constant answer costs.
+
+    Args:
+        metric: a loss. floor: the metric to compare with. evaluations: how many in a row. action: what then.
+
+    >>> rule = no_better_than("val/loss", "val/loss_constant", 1, "warn")
+    >>> rule.check({"val/loss": 0.4, "val/loss_constant": 0.4}, {})
+    'val/loss is 0.400 after 1 evaluations; the best constant answer reaches 0.400'
+    """
+
+    def check(record: Record, memory: Memory) -> str | None:
+        value, limit = record.get(metric), record.get(floor)
+        if value is None or limit is None:
+            return None
+        streak = _streak(memory, value >= limit - 1e-3)
+        if streak < evaluations:
+            return None
+        return f"{metric} is {value:.3f} after {streak:.0f} evaluations; the best constant answer reaches {limit:.3f}"
+
+    return Rule("plateau", check, action)

@@ -416,7 +416,7 @@ def open_session(
     if task.ndim not in kind.ndims:
         what = {2: "images", 3: "volumes"}
         raise ConfigError([Fault("recipe", f"{kind.name} takes {what[kind.ndims[0]]}, but the data are "
-                                 f"{what[task.ndim]}; leave data.volume out, or use a recipe that takes them")])  # fmt: skip
+                                 f"{what[task.ndim]}; leave data.volume out, or use another recipe")])  # fmt: skip
     task = kind.adapt(task)
     cfg = resolve(
         kind.config, preset=kind.preset_values(run.preset), train=run.train, class_names=task.class_names

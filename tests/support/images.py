@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from trainable.data.dataset import Dataset
 from trainable.data.loaders import U8
 from trainable.data.points import discs
+from trainable.data.stacks import Stack, StackSource
 
 COLORS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [200, 200, 60]])
 
@@ -79,3 +80,37 @@ def dots_dataset(labeled: int = 3, unlabeled: int = 4, val: int = 2, size: int =
     positive = int(sum(source.masks[i].sum() for i in range(labeled)))
     pixels = (labeled * size * size - positive, positive)
     return Dataset(manifest, source, [(size, size)] * len(source.masks), splits, pixels, points, radius)
+
+
+class Volumes(StackSource):
+    """Stacks that remember whose labels were read."""
+
+    def __init__(self, source: Blocks, stacks: Sequence[Stack]) -> None:
+        super().__init__(source, stacks)
+        self.read: list[int] = []
+
+    def mask(self, index: int) -> U8:
+        self.read.append(index)
+        return super().mask(index)
+
+
+def stacked_dataset(sections: int = 6, size: int = 16) -> Dataset:
+    """Volumes of noisy sections with a bright oblique sheet: labeled on every other section, unlabeled, val."""
+    rng = np.random.default_rng(9)
+    source, stacks = Blocks([], 2), []
+    for volume, split in enumerate(("labeled", "unlabeled", "val")):
+        first = volume * sections
+        known = tuple(split == "val" or (split == "labeled" and z % 2 == 0) for z in range(sections))
+        for z in range(sections):
+            mask = np.zeros((size, size), np.uint8)
+            mask[3 + z : 6 + z] = 1
+            gray = np.clip(80 + 90 * mask[..., None] + rng.normal(0, 15, (size, size, 1)), 0, 255)
+            source.masks.append(mask)
+            source.images.append(np.broadcast_to(gray.astype(np.uint8), (size, size, 3)))
+        stacks.append(Stack(split, cast("Any", split), tuple(range(first, first + sections)), known))
+    volumes = Volumes(source, stacks)
+    manifest: Any = SimpleNamespace(class_names=("a", "b"), class_colors=[(0, 0, 0), (255, 255, 255)], data_hash="d")
+    splits: dict[str, list[int]] = {"labeled": [0], "unlabeled": [1], "val": [2], "test": []}
+    positive = int(sum(source.masks[z].sum() for z in range(0, sections, 2)))
+    pixels = (sections // 2 * size * size - positive, positive)
+    return Dataset(manifest, volumes, [(sections, size, size)] * 3, splits, pixels)

@@ -124,7 +124,7 @@ ROWS = (
     ),
     Row(
         "surface",
-        {"crop_size": 8, "volume": {"depth": 1, "filters": 8}, "optimizer": {"plateau_factor": 0.3},
+        {"crop_size": 16, "volume": {"depth": 2, "filters": 8}, "optimizer": {"plateau_factor": 0.3},
          "loss": {"cldice_iterations": 1}, "post": {"min_component": 4, "max_hole": 2}},
         ("loss/sup", "loss/connectivity", "val/loss", "val/voi_score"), stacked_dataset, variant="volume",
     ),

@@ -22,7 +22,7 @@ trainable.config trainable.task
 trainable.schedules trainable.ema trainable.metrics trainable.losses trainable.pseudo_labels
 trainable.data
 trainable.deeplab trainable.discriminator trainable.figures
-trainable.models trainable.device trainable.optimizers
+trainable.models trainable.models_3d trainable.device trainable.optimizers
 trainable.health
 trainable.recipes
 trainable.state trainable.meters trainable.checkpoint trainable.targets trainable.evaluation
@@ -45,7 +45,7 @@ VENDORS = {
     "obstore": {"search.store"},
     "typer": {"search.cli"},
     "segmentation_models_pytorch": {"trainable.models"},
-    "monai": {"trainable.models"},
+    "monai": {"trainable.models_3d"},
 }
 
 _RANK = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in line.split()}

@@ -16,6 +16,7 @@ from trainable.recipes.s4gan import S4gan
 from trainable.recipes.s4gan_v2 import S4ganV2
 from trainable.recipes.self_training_rounds import SelfTrainingRounds
 from trainable.recipes.supervised import Supervised
+from trainable.recipes.surface import Surface
 from trainable.recipes.unimatch import UniMatch
 from trainable.recipes.unimatch_v2 import UniMatchV2
 
@@ -33,6 +34,7 @@ RECIPES: dict[str, type[Recipe[Any]]] = {
         CPS,
         MeanTeacher,
         SelfTrainingRounds,
+        Surface,
     )
 }
 

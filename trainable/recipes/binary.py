@@ -50,7 +50,8 @@ def sigmoid_task(task: Task, recipe: str) -> Task:
     if not task.binary:
         raise ConfigError(
             [Fault("recipe", f"{recipe} must have two classes, the positive one second, but got "
-                   f"{len(task.class_names)} ({', '.join(task.class_names)}); merge classes, or name those without a label in data.ignore")]
+                   f"{len(task.class_names)} "
+                   f"({', '.join(task.class_names)}); merge classes, or name those without a label in data.ignore")]
         )  # fmt: skip
     return replace(task, activation="sigmoid")
 

@@ -1,0 +1,229 @@
+"""Thin surfaces in images or volumes: a composite loss, class weights, and the scores of a surface challenge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trainable import health, losses, schedules
+from trainable.config import OptimizerConfig, RecipeConfig
+from trainable.errors import ConfigError, Fault
+from trainable.knob import Section, knob, redeclared
+from trainable.models import segmenter
+from trainable.models_3d import sliding_window, volume_segmenter
+from trainable.recipes.binary import LabeledAugmentConfig, sigmoid_task, training_image, training_stream
+from trainable.recipes.interface import Batch, Examiner, Nets, Opt, Phase, Preset, Recipe, Sched, StepOut
+from trainable.recipes.pixel import optimizer_spec
+from trainable.recipes.surface_parts import (
+    PARTS,
+    SCORES,
+    SurfaceExaminer,
+    SurfaceLossConfig,
+    SurfacePostConfig,
+    composite_loss,
+)
+from trainable.recipes.watch import shared_rules
+from trainable.task import IGNORE, Task
+
+
+class SurfaceOptimizerConfig(OptimizerConfig):
+    """The network's optimizer; its rate is cut where val/loss stops falling."""
+
+    plateau_factor: float = knob(
+        0.5, legal=(0.01, 1.0), search=(0.1, 0.8),
+        help="What the rate is multiplied by at a plateau of val/loss; 1 = never cut.",
+    )  # fmt: skip
+    plateau_patience: int = knob(
+        5, legal=(0, 10**6), search=(2, 20), unit="evaluations",
+        help="Evaluations without a lower val/loss before a cut.",
+    )  # fmt: skip
+
+
+class VolumeNetworkConfig(Section):
+    """The network for volumes; images take `architecture` and `encoder`."""
+
+    filters: Literal[8, 16, 32, 48] = knob(32, help="Channels of the finest level.")
+    depth: int = knob(4, legal=(2, 6), search=(3, 5), help="How often the sides are halved.")
+    overlap: float = knob(
+        0.25, legal=(0.0, 0.9), searchable=False, why_not="it is part of the evaluation",
+        help="Share of a window that neighboring ones have in common when a volume is predicted.",
+    )  # fmt: skip
+
+
+class SurfaceConfig(RecipeConfig):
+    """Knobs of `surface`."""
+
+    steps: int = redeclared(RecipeConfig, "steps", 30_000)
+    batch_size: int = redeclared(RecipeConfig, "batch_size", 4)
+    crop_size: int = redeclared(RecipeConfig, "crop_size", 128, search=(64, 192))
+    patience: int = redeclared(RecipeConfig, "patience", 50)
+    architecture: str = redeclared(RecipeConfig, "architecture", "unet")
+    encoder: str = redeclared(RecipeConfig, "encoder", "resnet34")
+    grad_clip: float = redeclared(RecipeConfig, "grad_clip", 1.0)
+    optimizer: SurfaceOptimizerConfig = SurfaceOptimizerConfig(
+        name="adamw", lr=1e-2, weight_decay=1e-5, head_lr_mult=1.0, warmup_steps=500, schedule="constant"
+    )
+    loss: SurfaceLossConfig = SurfaceLossConfig()
+    unlabeled_as: Literal["ignore", "foreground", "background"] = knob(
+        "ignore", help="How voxels without a label count in training; evaluation always ignores them.",
+        caution="foreground and background teach the network what nobody marked",
+    )  # fmt: skip
+    volume: VolumeNetworkConfig = VolumeNetworkConfig()
+    post: SurfacePostConfig = SurfacePostConfig()
+    augment: LabeledAugmentConfig = LabeledAugmentConfig(noise=0.01, blur_p=0.0)
+
+
+class Surface(Recipe[SurfaceConfig]):
+    """A network with one logit for thin structures, in images or in volumes.
+
+    The objective is val/f1 and not val/loss, because trials with other weights have other losses. Both are reported,
+    and beside val/loss that of the best constant answer: a curve that stays there has learned nothing.
+    """
+
+    name: ClassVar[str] = "surface"
+    about: ClassVar[str] = "thin surfaces in images or volumes, by a loss of region, border, center line and connection"
+    source: ClassVar[str] = "a scroll surface detection system: Dice + focal + boundary + clDice + connectivity"
+    slots: ClassVar[Mapping[str, str]] = {
+        "networks": "net (one logit, evaluated); in 3D a UNet in sliding windows",
+        "targets": "labels alone",
+        "threshold": "none", "loss": ".3 dice + .4 focal + .15 boundary + .1 cldice + .05 connectivity",
+        "schedule": "warm-up, then cut at each plateau of val/loss",
+    }  # fmt: skip
+    config: ClassVar[type[SurfaceConfig]] = SurfaceConfig
+    objective: ClassVar[str] = "val/f1"
+    needs_unlabeled: ClassVar[bool] = False
+    ndims: ClassVar[tuple[int, ...]] = (2, 3)
+    metrics: ClassVar[tuple[str, ...]] = (
+        "val/loss", "val/loss_constant", *(f"val/{name}" for name in SCORES), *(f"loss/{part}" for part in PARTS),
+    )  # fmt: skip
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "text": Preset(
+            {"optimizer.lr": 1e-2, "loss.focal_alpha": 0.34, "loss.focal_balanced": True,
+             "loss.background_weight": 1.94, "loss.foreground_weight": 0.52, "optimizer.plateau_factor": 0.5},
+            "what the note on the fix says; alpha and the class weights together favor the background 7.2 to 1",
+        ),
+        "as_committed": Preset(
+            {"optimizer.lr": 5e-3, "optimizer.warmup_steps": 0, "loss.focal_alpha": 0.25, "loss.focal_balanced": False},
+            "what its code did: the note's warm-up, alpha and class weights were read by nobody",
+        ),
+        "seed_labels": Preset(
+            {"unlabeled_as": "foreground"}, "its labels: voxels that nobody had labeled were taught as surface",
+            baseline=False,
+        ),
+    }  # fmt: skip
+
+    def __init__(self, cfg: SurfaceConfig, task: Task) -> None:
+        super().__init__(cfg, task)
+        self._watcher: SurfaceExaminer | None = None
+
+    @classmethod
+    def adapt(cls, task: Task) -> Task:
+        """One logit for the second of two classes."""
+        return sigmoid_task(task, cls.name)
+
+    def build(self) -> dict[str, nn.Module]:
+        """The network alone."""
+        cfg = self.cfg
+        if self.task.ndim == 2:
+            net: nn.Module = segmenter(
+                cfg.architecture, cfg.encoder, cfg.encoder_weights, 1, init_from=cfg.init_from
+            )
+            return {"net": net}
+        stride = 2**cfg.volume.depth
+        if cfg.crop_size % stride or cfg.crop_size < 2 * stride:
+            raise ConfigError(
+                [Fault("train.crop_size", "crop_size must be a multiple of 2^volume.depth, and at least twice that, "
+                       f"but got crop_size={cfg.crop_size}, volume.depth={cfg.volume.depth}; change one of them")]
+            )  # fmt: skip
+        return {
+            "net": volume_segmenter(
+                1, filters=cfg.volume.filters, depth=cfg.volume.depth, init_from=cfg.init_from
+            )
+        }
+
+    def phases(self) -> Sequence[Phase]:
+        """One phase, on the labels."""
+        cfg = self.cfg
+        return [
+            Phase(
+                name="supervised", steps=cfg.steps,
+                streams=(training_stream("labeled", "labeled", cfg.batch_size, cfg.crop_size, cfg.augment),),
+                optimizers={"net": optimizer_spec(cfg, "net")},
+            )
+        ]  # fmt: skip
+
+    def step(self, nets: Nets, batch: Batch, sched: Sched, opt: Opt) -> StepOut:
+        """The composite loss over the voxels that have a label."""
+        view = batch["labeled"]
+        with self.precision():
+            logits = nets["net"](training_image(view, self.cfg.augment.noise))
+        truth, known = view.label == 1, (view.label != IGNORE) & view.valid
+        if self.cfg.unlabeled_as != "ignore":
+            if self.cfg.unlabeled_as == "foreground":
+                truth = truth | ((view.label == IGNORE) & view.valid)
+            known = view.valid
+        probability = logits.float().sigmoid()
+        total, parts = composite_loss(probability, truth.float().unsqueeze(1), known.unsqueeze(1), self.cfg.loss)
+        torch.autograd.backward(total)
+        opt["net"].step()
+        named = {f"loss/{name}": value for name, value in parts.items()}
+        return StepOut({"loss/total": total, "loss/sup": total, **named})
+
+    # -- evaluation --------------------------------------------------------------------------------------------
+
+    @property
+    def stride(self) -> int:
+        """Windows fit a volume of any size, so it is not padded."""
+        return super().stride if self.task.ndim == 2 else 1
+
+    def probabilities(self, nets: Nets, image: Tensor) -> Tensor:
+        """As for every recipe; a volume is predicted window by window."""
+        if self.task.ndim == 2:
+            return super().probabilities(nets, image)
+
+        def predict(window: Tensor) -> Tensor:
+            with self.precision():
+                logits: Tensor = nets[self.evaluated](window)
+            return logits.float().sigmoid()
+
+        side = self.cfg.crop_size
+        positive = sliding_window(
+            image, (side, side, side), predict, batch_size=self.cfg.batch_size, overlap=self.cfg.volume.overlap
+        )
+        return torch.cat([1 - positive, positive], 1)
+
+    def examiner(self, radius: int) -> Examiner | None:
+        """Who scores surfaces; the constant answers are measured once, as they do not change."""
+        known = self._watcher.constants if self._watcher is not None else None
+        self._watcher = SurfaceExaminer(self.cfg.loss, self.cfg.post, known)
+        return self._watcher
+
+    def after_evaluation(self, record: Mapping[str, float | None], remember: dict[str, float]) -> None:
+        """Cut the learning rate where val/loss has stopped falling."""
+        opt = self.cfg.optimizer
+        value = record.get("val/loss")
+        if value is None or opt.plateau_factor >= 1.0:
+            return
+        plateau = schedules.Plateau(opt.plateau_factor, opt.plateau_patience, opt.warmup_steps)
+        start = plateau.state_dict()
+        plateau.load_state_dict({name: remember.get(f"plateau/{name}", start[name]) for name in start})
+        count = remember.get("plateau/evaluations", 0.0) + 1
+        remember["lr_scale/net"] = plateau.observe(value, int(count) * self.cfg.eval_every_steps)
+        remember["plateau/evaluations"] = count
+        remember |= {f"plateau/{name}": value for name, value in plateau.state_dict().items()}
+
+    def rules(self) -> list[health.Rule]:
+        """Those of every recipe, a loss at the constant answer's, and two corrections of one imbalance."""
+        made = shared_rules(self.cfg, self.task, self.objective)
+        limits, loss = self.cfg.health, self.cfg.loss
+        if limits.plateau_evals:
+            made.append(health.no_better_than("val/loss", "val/loss_constant", limits.plateau_evals, limits.action))
+        twice = loss.focal_balanced and loss.focal_alpha != 0.5 and loss.background_weight != loss.foreground_weight
+        if loss.focal and twice:
+            pair = losses.focal_pair(loss.focal_alpha, loss.background_weight, loss.foreground_weight)
+            text = f"focal_alpha and the class weights both act: background {pair[0]:.2f} to foreground {pair[1]:.2f}"
+            made.append(health.Rule("double_weighting", lambda record, memory: text, "warn"))
+        return made
