@@ -523,8 +523,8 @@ def resolve(
     over = unflatten(scaled(flatten(documented), knobs, own=preset_own, fixed=fixed))
     nested = merge(merge(base, _known_classes(over, knobs, names)), user)
     faults, made = _validated(config, nested, base, where, knobs)
-    if names and made is not None:
-        faults += _class_faults(made, knobs, names, where)
+    if names:
+        faults += _class_faults(nested, knobs, names, where)
     if faults or made is None:
         raise ConfigError(faults)
     return made
@@ -576,14 +576,14 @@ def _known_classes(
 
 
 def _class_faults(
-    made: RecipeConfig, knobs: Mapping[str, Knob], names: tuple[str, ...], where: str
+    nested: Mapping[str, Any], knobs: Mapping[str, Knob], names: tuple[str, ...], where: str
 ) -> Iterable[Fault]:
     for name, declared in knobs.items():
-        if declared.kind != "per_class":
-            continue
-        value: Any = made
+        value: Any = nested
         for part in name.split("."):
-            value = getattr(value, part)
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if declared.kind != "per_class" or not isinstance(value, Mapping):
+            continue
         for given in value:
             if given not in names and given != DEFAULT_CLASS:
                 hint = nearest(given, names)
@@ -597,4 +597,3 @@ def _class_faults(
                 f"{where}:{name}",
                 f"{name} must give every class a number, but {', '.join(missing)} have none; add them or `default`",
             )
-
