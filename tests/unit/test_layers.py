@@ -31,8 +31,16 @@ trainable.loop trainable.predict
 trainable.worker
 spaces
 search
-search.schema search.checks search.config
-search.events search.trial_record search.run_state search.records search.store search.patient_log search.tables
+search.metric_columns search.schema search.checks search.config
+search.events search.trial_record search.run_state search.records search.store search.patient_log
+search.tables search.catching_up
+search.failure search.messages search.suggestion search.known search.scheduler search.searcher
+search.slots search.gpu_gate search.flags search.stop_question search.folder_lock search.mirror search.trial
+search.cluster search.preflight search.control search.verdicts search.driver search.tune_hooks
+search.progress search.keeping search.tracking search.opening search.running search.watchers search.notify
+search.sweep search.resume search.single
+search.importance search.comparison search.trained search.export search.status search.probe search.preview
+search.starter search.doctor search.demo search.confirm search.report
 search.cli
 """
 """A module stands in the line of the longest name that it starts with; it imports only from its own line and above."""
