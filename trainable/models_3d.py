@@ -21,7 +21,7 @@ def _monai(module: str) -> Any:
         return importlib.import_module(f"monai.{module}")
     except ImportError as error:
         raise ConfigError(
-            [Fault("data.volume", f"volumes need MONAI, but it cannot be imported ({error}); install thresher[volume]")]
+            [Fault("data.volume", f"volumes need MONAI, but it cannot be imported ({error}); install monai")]
         ) from error
 
 
