@@ -116,25 +116,7 @@ def connected(
                 yield Cluster(False, temp)
             return
         where = address or next((os.environ[v] for v in ADDRESS_VARIABLES if os.environ.get(v)), "local")
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if where == "local":
-            _clear_dead(temp.parent)
-            _own_token()
-            _share_path()
-            # The path of a socket must stay under 108 bytes, hence the short folder.
-            options |= {
-                "num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False,
-                "_temp_dir": str(temp / "ray"), "object_store_memory": OBJECT_STORE_BYTES,
-            }  # fmt: skip
-        else:
-            check_safe(where, insecure)
-        try:
-            with _deaf_children():
-                ray.init(address=where, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"Ray: {where} must be reachable, but got {error}; check the address"
-            ) from error
+        _start(where, insecure, temp, {"num_cpus": num_cpus, "num_gpus": num_gpus})
         try:
             with _no_raw_errors():
                 yield Cluster(where == "local", temp)
@@ -142,6 +124,29 @@ def connected(
             ray.shutdown()
     finally:
         shutil.rmtree(temp, ignore_errors=True)
+
+
+def _start(where: str, insecure: bool, temp: Path, size: Mapping[str, int | None]) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if where == "local":
+        _clear_dead(temp.parent)
+        _own_token()
+        _share_path()
+        # The path of a socket must stay under 108 bytes, hence the short folder.
+        folder = str(temp / "ray")
+        options |= {
+            **size,
+            "include_dashboard": False,
+            "_temp_dir": folder,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    else:
+        check_safe(where, insecure)
+    try:
+        with _deaf_children():
+            ray.init(address=where, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"Ray: {where} must be reachable, but got {error}; check the address") from error
 
 
 @contextmanager

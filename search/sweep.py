@@ -28,7 +28,7 @@ from search.progress import Progress
 from search.records import SCHEMA
 from search.running import Options, Sitting, SweepResult, run_sitting, slots_of
 from search.schema import SweepConfig
-from search.store import RunLog, Store, open_store
+from search.store import Store, open_store
 from search.watchers import watchers_of
 from spaces import SearchSpace
 from trainable import strict_yaml
@@ -120,11 +120,21 @@ def refuse_taken(store: Store) -> None:
         ConfigError: it does; says how to go on.
     """
     left = [name for name in store.list() if not name.startswith(_HARMLESS)]
-    if not left:
+    if not left or _only_begun(store, left):
         return
     what = "a run" if any(name.startswith("events/") for name in left) else f"files ({left[0]}, ...)"
     cure = "go on with it (`thresher resume`, or --resume), put it aside (--fresh), or choose another name"
     raise ConfigError([Fault(store.uri, f"a new sweep needs an empty place, but there is {what}; {cure}")])
+
+
+def _only_begun(store: Store, names: list[str]) -> bool:
+    """Whether a driver was killed while it wrote the very first event: there is nothing to go on with."""
+    if not all(name.startswith("events/") for name in names):
+        return False
+    try:
+        return next(iter(store.read()), None) is None
+    except StoreError:
+        return False
 
 
 def set_aside(store: Store) -> str | None:
@@ -153,15 +163,6 @@ def set_aside(store: Store) -> str | None:
     for name in names:
         store.delete(name)
     return target
-
-
-def is_run(store: Store) -> bool:
-    """Whether there is a run to go on with."""
-    try:
-        RunLog.open(store)
-    except StoreError:
-        return any(name.startswith("events/") for name in store.list("events"))
-    return True
 
 
 def versions() -> dict[str, str]:

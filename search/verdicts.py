@@ -91,7 +91,7 @@ def of_failure(
     """
     number = trial.number
     paused = {"trial": number, "attempt": attempt, "step": trial.step, "reason": failure.kind}
-    measured = {
+    measured: dict[str, Any] = {
         "step": trial.step, "time_s": trial.time_s, "gpu_seconds": gpus * trial.time_s,
         "peak_memory_mb": peak_memory_mb,
     }  # fmt: skip
@@ -100,25 +100,30 @@ def of_failure(
         return Ending("ended", _ended(trial, attempt, state, trial.verdict.reason, measured))
     if asked is not None:
         return Ending("ended", _ended(trial, attempt, "STOPPED", asked, measured))
-    error = f"{failure.message}\ncause: {failure.cause}"
-    if log:
-        error += f"\nlast lines of train.log:\n{log}"
     if failure.kind == "diverged":
-        ended = _ended(trial, attempt, "DIVERGED", "non_finite", {**measured, "error": error})
-        return Ending("ended", ended)
+        measured["error"] = _in_words(failure, log)
+        return Ending("ended", _ended(trial, attempt, "DIVERGED", "non_finite", measured))
     if failure.kind == "disk_full":
         return Ending("paused", paused, again=True)
-    allowed = retries if failure.retries is None else min(retries, failure.retries)
-    tried = len(earlier) if failure.retries is None else sum(kind == failure.kind for kind in earlier)
     if failure.retry and run_reason is not None:
         return Ending("paused", {**paused, "reason": run_reason})
-    if failure.retry and tried < allowed and len(earlier) < max(retries, allowed):
+    if failure.retry and _may_try_again(failure, earlier, retries):
         return Ending("paused", paused, again=True)
-    if failure.retry and tried:
+    if failure.retry and earlier:
         failure = replace(failure, message=f"{failure.message}; given up after {attempt} attempts")
-        error = error.replace(error.splitlines()[0], failure.message, 1)
-    ended = _ended(trial, attempt, "FAILED", failure.kind, {**measured, "error": error})
-    return Ending("ended", ended, cause=failure.cause)
+    measured["error"] = _in_words(failure, log)
+    return Ending("ended", _ended(trial, attempt, "FAILED", failure.kind, measured), cause=failure.cause)
+
+
+def _may_try_again(failure: Failure, earlier: Sequence[str], retries: int) -> bool:
+    """Whether the sweep's own number of retries, and that of this kind of failure, allow another."""
+    same_kind = sum(kind == failure.kind for kind in earlier)
+    return len(earlier) < retries and (failure.retries is None or same_kind < failure.retries)
+
+
+def _in_words(failure: Failure, log: str) -> str:
+    said = f"{failure.message}\ncause: {failure.cause}"
+    return f"{said}\nlast lines of train.log:\n{log}" if log else said
 
 
 def common_cause(endings: Sequence[tuple[TrialState, str | None]], concurrent: int, total: int) -> str | None:

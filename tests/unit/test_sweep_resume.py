@@ -128,6 +128,17 @@ def test_a_place_with_anything_in_it_is_refused(tmp_path: Path) -> None:
     assert set_aside(open_store(tmp_path / "run")) is None
 
 
+def test_a_run_whose_first_event_was_never_written_whole_may_begin_again(tmp_path: Path) -> None:
+    with opened(tmp_path) as log:
+        whole = (tmp_path / "toy" / log.store.list("events")[0]).read_bytes()
+    torn = open_store(tmp_path / "torn")
+    torn.write_bytes("events/000000.jsonl", whole[:40])
+    refuse_taken(torn)
+    torn.write_bytes("events/000000.jsonl", whole)
+    with pytest.raises(ConfigError, match="there is a run"):
+        refuse_taken(torn)
+
+
 def test_a_run_that_somebody_drives_is_not_put_aside(tmp_path: Path) -> None:
     with opened(tmp_path), pytest.raises(LeaseHeldError):
         set_aside(open_store(tmp_path / "toy"))
