@@ -74,7 +74,7 @@ def test_every_head_begins_with_weights_of_its_own() -> None:
 
 
 def test_only_the_encoders_batch_norm_gets_the_momentum() -> None:
-    net = network(bench("diverse_head", HEADS))
+    net = network(bench("diverse_head", HEADS | {"bn_momentum": 0.01}))
     inside = [m.momentum for m in net.encoder.modules() if isinstance(m, nn.BatchNorm2d)]
     outside = [m.momentum for m in net.heads.modules() if isinstance(m, nn.BatchNorm2d)]
     assert set(inside) == {0.01} and set(outside) == {0.1}
@@ -198,6 +198,7 @@ def test_presets_are_those_of_the_two_scripts() -> None:
     assert (dropout.st.weight, dropout.freeze_draws, dropout.head_dropout) == (15.0, 0, 0.5)
     for cfg in (freezing, dropout):
         assert (cfg.steps, cfg.batch_size, cfg.num_heads, cfg.vote_mean_weight) == (15_000, 5, 10, 5.0)
+        assert cfg.bn_momentum == 0.01
         assert cfg.optimizer.lr * cfg.optimizer.head_lr_mult == pytest.approx(0.01)
 
 

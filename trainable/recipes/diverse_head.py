@@ -77,7 +77,7 @@ class DiverseHeadConfig(RecipeConfig):
         3500, legal=(0, 10**9), search=(0, 5000), unit="steps", in_steps=True, help="First step with frozen heads."
     )  # fmt: skip
     bn_momentum: float = knob(
-        0.01, legal=(0.0, 1.0), search=(0.001, 0.999), scale="log",
+        0.1, legal=(0.0, 1.0), search=(0.001, 0.999), scale="log",
         help="Share of the newest batch in the running statistics of the encoder's batch norm.",
     )  # fmt: skip
     health: HealthConfig = HealthConfig()

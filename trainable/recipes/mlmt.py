@@ -40,7 +40,8 @@ class MlmtConfig(Section):
         1e-5, legal=(0.0, 1.0), search=(1e-6, 1e-3), scale="log", help="The classifier's weight decay."
     )
     ema_decay: float = knob(
-        0.999, legal=(0.0, 1.0), search=(0.9, 0.9999), scale="log1m", help="Decay of the classifier's running average."
+        0.999, legal=(0.0, 1.0), search=(0.9, 0.9999), scale="log1m", horizon=True,
+        help="Decay of the classifier's running average.",
     )
     start_step: int = knob(
         4000, legal=(0, 10**9), search=(0, 8000), unit="steps", in_steps=True, acts_from="self_training",
