@@ -37,7 +37,7 @@ train:
 space:
   threshold: {{mode: base_slope}}
   st.weight: {{low: 0.1, high: 1}}
-  ema_decay: {{low: 0.9, high: 0.99}}
+  ema_decay: {{}}
   optimizer.lr: {{low: 1e-3, high: 1e-2}}
 search: {{trials: 8, asha: {{grace_steps: 60, reduction_factor: 3}}}}
 storage: .
@@ -46,8 +46,8 @@ seed: 0
 """
 
 
-def prepare(folder: Path) -> Path:
-    """Write the scenes and the sweep file where they are missing; returns the sweep file.
+def prepare(folder: Path, fresh: bool = False) -> Path:
+    """Write the scenes and the sweep file where they are missing, the file also where it is to be fresh; returns it.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -56,7 +56,7 @@ def prepare(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if not (data / "splits" / "test.txt").is_file():
         write_scenes(data, photos=12, patches_per_photo=16, size=64, labeled=24)
-    if not file.is_file():
+    if fresh or not file.is_file():
         file.write_text(SWEEP.format(file=file, name=NAME, data=data.name, group_by=GROUP_BY), encoding="utf-8")
     return file
 

@@ -21,7 +21,7 @@ def demo(
     storage: Annotated[Path, typer.Option("--storage", help="The folder for data and run.")] = Path("runs"),
 ) -> None:
     """Search over generated scenes, from nothing to a table, in minutes."""
-    file = prepare(storage)
+    file = prepare(storage, fresh)
     config = load_sweep(file)
     length = config.train["steps"]
     say(f"scenes in {config.data.root}, sweep file {file}: {config.search.trials} trials of {length} steps")
