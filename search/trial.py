@@ -212,6 +212,8 @@ def _clean_environment(job: Job) -> None:
 def _device_name(job: Job) -> str:
     if job.gpus <= 0:
         return "cpu"
+    if job.workers > 1:
+        return f"{job.workers} x cuda"  # This process has none of them: its workers do.
     torch: Any = importlib.import_module("torch")
     return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else "cpu"
 
