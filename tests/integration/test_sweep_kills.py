@@ -76,12 +76,12 @@ def test_a_run_killed_at_random_instants_comes_to_the_same_as_one_left_alone(
 def test_a_terminated_driver_leaves_checkpoints_and_no_process(tmp_path: Path, zygote: Zygote) -> None:
     (tmp_path / "toy.json").write_text(json.dumps({"sleep": 0.1}))
     run = tmp_path / NAME
-    driver = zygote.start("sweep", tmp_path, search={"trials": 2, "max_concurrent": 2})
+    driver = zygote.start("sweep", tmp_path, search={"trials": 2, "max_concurrent": 2, "asha": None})
     wait_until(run, lambda state: evaluations(state) >= 2, driver)
     family = driver.family()
     # As a job manager does: to all processes at once.
     os.killpg(driver.pid, signal.SIGTERM)
-    assert driver.wait(30) == 143, driver.text
+    assert driver.wait() == 143, driver.text
     assert survivors(family) == []
     state = state_of(run)
     assert {trial.state for trial in state.trials.values()} == {TrialState.PAUSED}
@@ -101,12 +101,11 @@ def test_ctrl_c_pauses_and_a_second_one_ends_at_once(tmp_path: Path, zygote: Zyg
     driver = zygote.start("sweep", tmp_path, search={"trials": 1})
     wait_until(run, lambda state: any(t.state is TrialState.RUNNING for t in state.trials.values()), driver)
     family = driver.family()
-    began = time.monotonic()
     for press in range(presses):
         time.sleep(0.8 * press)
         os.killpg(driver.pid, signal.SIGINT)
-    assert driver.wait(25) == 130, driver.text
-    assert time.monotonic() - began < 25 and survivors(family) == []
+    assert driver.wait() == 130, driver.text
+    assert survivors(family) == []
     state = state_of(run)
     assert "Ctrl+C" in driver.text and ("at once" in driver.text.splitlines()[-2]) == (presses == 2)
     assert [trial.state for trial in state.trials.values()] == [TrialState.PAUSED]
@@ -126,7 +125,7 @@ def test_a_killed_driver_takes_its_ray_along_and_a_second_resume_is_refused(
     wait_until(run, lambda state: state.resumes == 1, first)
     second = zygote.start("resume", run)
     assert second.wait() == 2, second.text
-    assert str(first.pid) in second.text and "age" in second.text.lower() or str(first.pid) in second.text
+    assert str(first.pid) in second.text
     (tmp_path / "toy.json").write_text("{}")
     assert first.wait() == 0, first.text
     state = state_of(run)
