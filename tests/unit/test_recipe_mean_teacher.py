@@ -18,6 +18,7 @@ def test_a_step_follows_the_formula() -> None:
     recipe = made(
         MeanTeacher,
         st={"weight": 20.0, "ramp_steps": 0},
+        ema_decay=0.999,
         optimizer={"weight_decay": 0.0, "head_lr_mult": 1.0},
     )
     torch.manual_seed(5)
