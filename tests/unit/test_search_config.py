@@ -161,6 +161,7 @@ def test_every_fault_of_the_knobs_is_reported_at_once_with_its_line(folder: Path
         "sweep.yaml:11:train.stepz: unknown key 'stepz'; did you mean 'steps'?",
         "sweep.yaml:12:train.crop_size: crop_size must be a number, but got crop_size='64'; remove the quotes",
         "sweep.yaml:13:train.optimizer.lr: ", "sweep.yaml:14:train.threshold.road: ",
+        "sweep.yaml:14:train.threshold.rod: threshold must name classes of the data",
     ]  # fmt: skip
     for start, message in zip(starts, found, strict=True):
         assert message.startswith(start)

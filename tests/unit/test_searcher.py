@@ -467,7 +467,8 @@ def test_a_suggestion_is_recorded_before_it_is_handed_out() -> None:
     found = searcher_of(log, seed=3, bracket=lambda n: n + 1).suggest("a")
     trial = log.state.trials[0]
     assert found == {"trial": 0, "attempt": 1, "config": trial.config}
-    assert (trial.seed, trial.bracket, trial.source) == (3, 1, "default")
+    assert trial.seed == trial.config["seed"] == 7, "what a configuration says of its seed comes first"
+    assert (trial.bracket, trial.source) == (1, "default")
 
 
 def test_what_must_go_on_comes_first_and_the_end_comes_last() -> None:
