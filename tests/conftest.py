@@ -1,7 +1,12 @@
-"""What holds for every test: nobody draws to wandb by accident."""
+"""What holds for every test: nobody draws to wandb by accident, and Ctrl+C can be sent to what a test starts."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("WANDB_MODE", "disabled")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts background jobs like that, and every child would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
