@@ -332,7 +332,7 @@ def test_monitors_warn_and_never_stop(tmp_path: Path) -> None:
         messages.append(progress.message)
 
     knobs = {
-        "patience": 1, "optimizer": {"lr": 0.0, "warmup_steps": 0}, "d_lr": 0.0,
+        "patience": 1, "optimizer": {"lr": 0.0, "warmup_steps": 0}, "d_lr": 0.0, "ema_decay": 0.999,
         "health": {"d_loss_low": 2.0, "d_loss_high": 3.0},
     }  # fmt: skip
     outcome = run_row(Row("s4gan_v2", SMALL), tmp_path, observer=observe, **knobs)
