@@ -75,23 +75,31 @@ class Document:
     def with_value(self, path: Sequence[str], value: Any, place: str) -> Document:
         """The same document with one value replaced or added; `place` is said of it in faults.
 
+        Args:
+            path: keys from the top; a key of the document that itself holds dots is found, too.
+            value: what is put there.
+            place: where it comes from.
+
         Raises:
             ConfigError: a key on the way holds a value and no mapping.
+
+        >>> loads("space: {st.weight: [1, 2]}").with_value(["space", "st", "weight"], {}, "--set").data
+        {'space': {'st.weight': {}}}
         """
+        known = self._resolve(path)
+        whole = (*known, *path[len(".".join(map(str, known)).split(".")) if known else 0 :])
         data = dict(self.data)
         level = data
-        for depth, key in enumerate(path[:-1]):
-            below = level.get(key)
+        for depth, key in enumerate(whole[:-1]):
+            below = level.get(str(key))
             if below is not None and not isinstance(below, dict):
-                dotted = ".".join(path[: depth + 1])
-                raise ConfigError(
-                    [Fault(place, f"{dotted} must hold keys, but got {dotted}={below!r}; set {dotted} itself")]
-                )
-            level[key] = dict(below or {})
-            level = level[key]
-        level[path[-1]] = value
-        whole = tuple(path)
-        places = {known: at for known, at in self.places.items() if known[: len(whole)] != whole}
+                dotted = ".".join(map(str, whole[: depth + 1]))
+                message = f"{dotted} must hold keys, but got {dotted}={below!r}; set {dotted} itself"
+                raise ConfigError([Fault(place, message)])
+            level[str(key)] = dict(below or {})
+            level = level[str(key)]
+        level[str(whole[-1])] = value
+        places = {at: line for at, line in self.places.items() if at[: len(whole)] != whole}
         return Document(self.name, data, {**places, **dict.fromkeys(_paths(value, whole), place)})
 
 

@@ -67,7 +67,10 @@ def recipe_table() -> str:
 def with_tables(text: str) -> str:
     for marker, table in (("knobs", knob_table()), ("recipes", recipe_table())):
         text = re.sub(
-            rf"(<!-- {marker} -->\n).*?(<!-- end -->)", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.S
+            rf"(<!-- {marker} -->\n).*?(<!-- end -->)",
+            lambda m, t=table: f"{m[1]}{t}\n{m[2]}",
+            text,
+            flags=re.S,
         )
     return text
 
@@ -79,7 +82,9 @@ def test_the_tables_say_what_the_code_says() -> None:
 
 @pytest.mark.parametrize("line", lines("make"))
 def test_every_make_target_is_there(line: str) -> None:
-    done = subprocess.run(["make", "--dry-run", *shlex.split(line)[1:]], cwd=ROOT, capture_output=True, check=False)
+    done = subprocess.run(
+        ["make", "--dry-run", *shlex.split(line)[1:]], cwd=ROOT, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -87,7 +92,18 @@ def test_every_command_that_is_named_exists() -> None:
     named = set(re.findall(r"`thresher ([a-z-]+)", README.read_text(encoding="utf-8")))
     named |= {shlex.split(line)[1] for line in lines("thresher")}
     assert named <= set(COMMANDS)
-    assert {"init", "preview", "sweep", "resume", "stop", "table", "export", "train", "predict", "confirm"} <= named
+    assert {
+        "init",
+        "preview",
+        "sweep",
+        "resume",
+        "stop",
+        "table",
+        "export",
+        "train",
+        "predict",
+        "confirm",
+    } <= named
 
 
 def test_the_sweep_file_that_is_shown_loads(tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ def configuration(root: Path) -> dict[str, Any]:
 
 
 @ray.remote(num_cpus=0)
-def trial(run: dict[str, Any], folder: str, workers: int, stop_after: int | None) -> tuple[list[Any], Outcome]:
+def trial(
+    run: dict[str, Any], folder: str, workers: int, stop_after: int | None
+) -> tuple[list[Any], Outcome]:
     """What a Tune trial does, in a process of its own."""
     reports: list[Any] = []
 
@@ -50,7 +52,9 @@ def trial(run: dict[str, Any], folder: str, workers: int, stop_after: int | None
     return [(r.step, r.objective, r.record["loss/sup"]) for r in reports], outcome
 
 
-def test_two_workers_train_as_one_leave_together_and_go_on(shared_ray: str, scenes: Path, tmp_path: Path) -> None:
+def test_two_workers_train_as_one_leave_together_and_go_on(
+    shared_ray: str, scenes: Path, tmp_path: Path
+) -> None:
     run = configuration(scenes)
     whole, ended = ray.get(trial.remote(run, str(tmp_path / "whole"), 2, None))
     assert ended.state == "COMPLETE" and [step for step, *_ in whole] == [2, 4, 6, 8]

@@ -101,6 +101,18 @@ def test_an_override_replaces_and_names_itself() -> None:
         document.with_value(["a", "b", "c"], 2, "--set a.b.c")
 
 
+def test_an_override_finds_keys_with_dots() -> None:
+    document = loads("train: {optimizer.lr: 1, st: {weight: 2}}\n")
+    changed = document.with_value(["train", "optimizer", "lr"], 5, "--set")
+    changed = changed.with_value(["train", "st", "weight"], 6, "--set")
+    assert changed.data == {"train": {"optimizer.lr": 5, "st": {"weight": 6}}}
+    assert changed.place("train.optimizer.lr") == "--set"
+    added = document.with_value(["train", "optimizer", "name"], "sgd", "--set")
+    assert added.data["train"]["optimizer"] == {"name": "sgd"}
+    with pytest.raises(ConfigError, match="a must hold keys"):
+        loads("a: [1, 2]").with_value(["a", "0"], 3, "--set a.0")
+
+
 def test_every_fault_of_the_writing_is_reported_at_once(tmp_path: Path) -> None:
     text = "a: &x 1\nb: *x\na: 2\nc: !!str 3\nd: {<<: 1, e: .nan, '': 1}\n? [k]\n: 1\n"
     assert [(where, message.split(";")[0].split(",")[0]) for where, message in faults(text, tmp_path)] == [
@@ -247,10 +259,12 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _textual(tree: Any) -> Any:
-    """Numbers as whole numbers and keys as words, which both loaders read alike."""
+    """Whole numbers, and keys and texts that are words, which both loaders read alike."""
     if isinstance(tree, dict):
         return {f"k{index}": _textual(below) for index, below in enumerate(tree.values())}
     if isinstance(tree, list):
         return [_textual(below) for below in tree]
+    if isinstance(tree, str):
+        return f"word {tree!a}"
     return int(tree) if isinstance(tree, float) else tree
 
