@@ -1,9 +1,11 @@
-"""What holds for every test: nobody draws to wandb by accident, and Ctrl+C can be sent to what a test starts."""
+"""What holds for every test: nobody draws to wandb by accident, Ctrl+C can be sent, and no property is timed."""
 
 from __future__ import annotations
 
 import os
 import signal
+
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 
