@@ -23,11 +23,12 @@ from ray._private import worker as ray_worker
 from ray._private.state import state as global_state
 
 from search.store.identity import pid_alive
-from trainable.errors import ConfigError
+from trainable.errors import ConfigError, ThresherError
 
 ADDRESS_VARIABLES = ("THRESHER_RAY_ADDRESS", "RAY_ADDRESS")
 TEMP_PREFIX = "thr-"
 OBJECT_STORE_BYTES = 100 * 2**20
+START_TRIES = 3
 _PROBE = """
 import sys
 from ray._raylet import GcsClient
@@ -40,6 +41,8 @@ except Exception as error:
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A busy machine may take a minute for what takes seconds.
+    "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -71,7 +74,8 @@ class Cluster:
         alive = [node["Resources"] for node in alive_nodes()]
         limit = _autoscaler_limit()
         extra = {
-            kind: limit.get(kind, 0) - sum(node.get(kind, 0.0) for node in alive) for kind in ("CPU", "GPU")
+            kind: max(0.0, limit.get(kind, 0) - sum(node.get(kind, 0.0) for node in alive))
+            for kind in ("CPU", "GPU")
         }
         return [*alive, extra] if extra["CPU"] > 0 or extra["GPU"] > 0 else alive
 
@@ -142,11 +146,29 @@ def _start(where: str, insecure: bool, temp: Path, size: Mapping[str, int | None
         }
     else:
         check_safe(where, insecure)
-    try:
-        with _deaf_children():
-            ray.init(address=where, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"Ray: {where} must be reachable, but got {error}; check the address") from error
+    for tries_left in reversed(range(START_TRIES if where == "local" else 1)):
+        try:
+            with _deaf_children():
+                ray.init(address=where, **options)
+            return
+        except Exception as error:  # Ray raises a bare one when a process of its own is slow to start.
+            ray.shutdown()
+            if tries_left:
+                continue
+            if where == "local":
+                raise ThresherError(
+                    f"Ray: must start on this machine, but after {START_TRIES} tries got {_first_line(error)}; free "
+                    "processors or memory and run the same command again"
+                ) from error
+            raise ConfigError(
+                f"Ray: {where} must be reachable, but got {_first_line(error)}; check the address"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[
+        :300
+    ]
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import ray
 
-from search.cluster import QUIET
+from search.cluster import connected
 from search.opening import asker_of, current_space, opened_with
 from search.records import RunState
 from search.searcher import Asker, replay
@@ -31,7 +31,7 @@ from search.store import open_store
 from search.tables import load_history, load_trials, verify
 from spaces import SearchSpace
 from tests.support.drive import NAME, toy_config
-from tests.support.drivers import ROOT, TOKEN, Driver, Zygote, state_of, wait_until
+from tests.support.drivers import TOKEN, Driver, Zygote, state_of, wait_until
 from tests.support.s3 import ENVIRONMENT, s3_server
 
 Row = tuple[int, int, float | None]
@@ -128,14 +128,9 @@ def _asker(state: RunState, config: object) -> Asker:
 @contextmanager
 def shared_ray() -> Iterator[str]:
     """A Ray that outlives the drivers, so that a resume need not start one."""
-    os.environ.update({**QUIET, "RAY_AUTH_TOKEN": TOKEN["RAY_AUTH_TOKEN"], "PYTHONPATH": str(ROOT)})
-    with tempfile.TemporaryDirectory(prefix="thr-soak-", dir="/tmp", ignore_cleanup_errors=True) as temp:
-        context = ray.init(
-            address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False,
-            logging_level="ERROR", object_store_memory=100 * 2**20, _temp_dir=temp,
-        )  # fmt: skip
-        yield str(context.address_info["gcs_address"])
-        ray.shutdown()
+    os.environ["RAY_AUTH_TOKEN"] = TOKEN["RAY_AUTH_TOKEN"]
+    with connected("local", num_cpus=2, num_gpus=0):
+        yield ray.get_runtime_context().gcs_address
 
 
 def main() -> int:
