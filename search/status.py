@@ -10,6 +10,7 @@ from search.control import STOP_FILE
 from search.records import RunState, TrialRecord, TrialState
 from search.store import RunLog, Store, open_store
 from search.store.base import EVENTS, LEASE
+from search.store.identity import boot_id, host_name, pid_alive
 from trainable.errors import ConfigError, Fault, StoreError
 
 ROWS = ("trial", "source", "state", "step", "best", "best_step", "rung", "attempts", "reason")
@@ -64,12 +65,17 @@ def trial_row(trial: TrialRecord) -> dict[str, Any]:
 
 
 def owner(store: Store) -> dict[str, Any] | None:
-    """Who holds the run, or None; a lease may be stale."""
+    """Who holds the run; None where nobody does, or only a process of this machine that is gone."""
     try:
         found = json.loads(store.read_bytes(LEASE))
     except (FileNotFoundError, StoreError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict) or found.get("released"):
+        return None
+    here = found.get("host") == host_name()
+    pid = found.get("pid")
+    gone = here and (found.get("boot_id") != boot_id() or not isinstance(pid, int) or not pid_alive(pid))
+    return None if gone else found
 
 
 def ask_to_stop(run: str, trial: int | None = None) -> bool:

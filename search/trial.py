@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import yaml
 from ray import tune
 
 from search import messages
@@ -33,6 +32,7 @@ from search.gpu_gate import look_at_gpu, wait_until_free
 from search.mirror import Mirror
 from search.stop_question import ORPHANED, StopQuestion
 from search.store import open_store
+from trainable import strict_yaml
 from trainable.state import Outcome, Report
 
 INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -224,7 +224,7 @@ def _by_name(dotted: str) -> Any:
 
 
 def _write_config(path: Path, run_config: Mapping[str, Any]) -> None:
-    text = yaml.safe_dump(dict(run_config), sort_keys=False, allow_unicode=True)
+    text = strict_yaml.dump(run_config)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from search.cli import COMMANDS, main
+from search.store import RunLog, open_store
+from tests.support.runs import opened
 from trainable import strict_yaml
 from trainable.data.synth import write_scenes
 
@@ -270,10 +272,20 @@ def test_a_report_is_one_file_that_needs_nothing_else(run: str, capsys: pytest.C
     assert "<link" not in page
 
 
-def test_stop_reaches_only_a_run_that_somebody_runs(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stop_reaches_only_a_run_that_somebody_runs(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["stop", run]) == 0
     assert "nobody runs" in out(capsys)
     assert not (Path(run) / "control" / "stop").exists()
+    log = RunLog.create(open_store(tmp_path / "live"), heartbeat=False, **opened())
+    log.append("asked", trial=0, source="sampled", params={}, config={})
+    assert main(["stop", str(tmp_path / "live")]) == 0
+    assert main(["stop", str(tmp_path / "live"), "--trial", "0"]) == 0
+    assert "asked trial 0 to stop" in out(capsys)
+    assert (tmp_path / "live" / "control" / "stop").read_text() == "stop\ntrial 0\n"
+    assert main(["stop", str(tmp_path / "live"), "--trial", "5"]) == 2
+    log.close()
 
 
 def test_doctor_reports_and_never_shows_the_key(
