@@ -114,6 +114,7 @@ def connected(
     """
     os.environ.update(QUIET)
     temp = Path(tempfile.mkdtemp(prefix=f"{TEMP_PREFIX}{os.getpid()}-", dir=_short_folder()))
+    _clear_dead(temp.parent)
     try:
         if ray.is_initialized():
             with _no_raw_errors():
@@ -133,7 +134,6 @@ def connected(
 def _start(where: str, insecure: bool, temp: Path, size: Mapping[str, int | None]) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if where == "local":
-        _clear_dead(temp.parent)
         _own_token()
         _share_path()
         # The path of a socket must stay under 108 bytes, hence the short folder.
