@@ -11,9 +11,11 @@ def metric_columns(class_names: Sequence[str], own: Sequence[str] = ()) -> list[
     >>> [name for name in metric_columns(["land", "road"]) if name.startswith("val/iou")]
     ['val/iou/land', 'val/iou/road']
     """
-    val = ["val/miou", *(f"val/iou/{name}" for name in class_names), "val/f1", "val/precision", "val/recall"]
+    means = [f"val/{name}" for name in ("f1", "precision", "recall", "accuracy", "balanced_accuracy")]
+    val = ["val/miou", *(f"val/iou/{name}" for name in class_names), *means]
     auc = ["val/auc"] if len(class_names) == 2 else []
-    pseudo = ["st/pixels_selected", "st/pixels_seen", "st/ratio", "st/images_selected", "st/pl_accuracy"]
+    counts = [f"st/{what}_{how}" for what in ("pixels", "images") for how in ("selected", "seen")]
+    pseudo = [*counts, "st/ratio", "st/pl_accuracy"]
     each = [f"{part}/{name}" for part in ("st/ratio", "threshold") for name in class_names]
     losses = [f"loss/{part}" for part in ("total", "sup", "st", "fm", "d")]
     return [*val, *auc, "train/miou", "gap", *losses, *pseudo, *each, "lr", *own]

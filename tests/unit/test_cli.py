@@ -237,7 +237,9 @@ def test_the_table_is_printed_verified_and_written_as_csv(
     assert main(["table", run, "--json"]) == 0
     assert json.loads(out(capsys))[0]["state"] == "COMPLETE"
     assert main(["table", run, "--verify"]) == 0
-    assert "nothing is lost" in out(capsys)
+    verified = out(capsys)
+    assert "nothing is lost" in verified
+    assert "did not announce" not in verified
     (Path(run) / "trials.parquet").unlink()
     assert main(["table", run, "--verify"]) == 1
     assert "missing" in out(capsys)
