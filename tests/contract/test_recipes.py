@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from search.metric_columns import metric_columns
 from spaces import NAMED
 from tests.support.no_sync import no_host_sync
 from tests.support.recipe_rows import ROWS, Row, StopAfter, run_row, worker
@@ -109,6 +110,13 @@ def test_it_trains_to_its_end_and_reports_its_signals(row: Row, whole: Callable[
     assert run.outcome.best_value is not None and run.outcome.best_step in curve(run.reports)
     for path, value in leaves(snapshot(run.folder).nets):
         assert not value.is_floating_point() or bool(value.isfinite().all()), path
+
+
+@every_row
+def test_every_metric_it_reports_has_its_column(row: Row, whole: Callable[[Row], Whole]) -> None:
+    run = whole(row)
+    known = metric_columns(run.data.task().class_names, RECIPES[row.recipe].metrics)
+    assert {name for report in run.reports for name in report.record} <= set(known)
 
 
 @every_row

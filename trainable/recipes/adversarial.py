@@ -7,7 +7,7 @@ discriminator's features, and from its own labels of those unlabeled images that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -156,6 +156,10 @@ def rate_factor(opt: AdversarialOptimizerConfig, step: int, total: int, every: i
 
 class Adversarial(Recipe[A]):
     """A segmentation network `net` and a discriminator `d`."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("d_score/fake", "d_score/real", "d_threshold", "lr/d")
+
+    metrics: ClassVar[tuple[str, ...]] = ("d_score/real", "d_score/fake", "d_threshold", "lr/d")
 
     def network(self) -> nn.Module:
         """A new segmentation network."""

@@ -79,6 +79,7 @@ class CPS(SelectingRecipe[CPSConfig]):
         "threshold": "none, or any mode", "loss": "ce of both + st.weight * ce of both", "schedule": "poly",
     }  # fmt: skip
     config: ClassVar[type[CPSConfig]] = CPSConfig
+    metrics: ClassVar[tuple[str, ...]] = (*SelectingRecipe.metrics, "lr/second")
     presets: ClassVar[Mapping[str, Preset]] = {
         "VOC": Preset(_VOC, "PASCAL VOC with 1/8 of the labels: 34 epochs of the 9,260 other images, batch 16 + 16"),
         "Cityscapes": Preset(

@@ -66,6 +66,8 @@ class S4gan(Adversarial[S4ganConfig]):
         "loss": "ce + fm_weight fm + st.weight ce of selected images; bce of d", "schedule": "poly",
     }  # fmt: skip
     config: ClassVar[type[S4ganConfig]] = S4ganConfig
+    metrics: ClassVar[tuple[str, ...]] = (*Adversarial.metrics, "loss/mlmt", "lr/classifier")
+    metrics: ClassVar[tuple[str, ...]] = (*Adversarial.metrics, "loss/mlmt", "lr/classifier")
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(
             AS_PUBLISHED | {

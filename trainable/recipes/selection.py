@@ -88,6 +88,7 @@ class SelectingRecipe(PixelRecipe[S]):
         labelers: whoever gives pseudo-labels; each has a mode's state of its own.
     """
 
+    metrics: ClassVar[tuple[str, ...]] = ("st/weight", "st/entropy_limit")
     labelers: ClassVar[tuple[str, ...]] = ("labels",)
 
     # -- the mode's state -------------------------------------------------------------------------------------
