@@ -159,8 +159,6 @@ class Adversarial(Recipe[A]):
 
     metrics: ClassVar[tuple[str, ...]] = ("d_score/fake", "d_score/real", "d_threshold", "lr/d")
 
-    metrics: ClassVar[tuple[str, ...]] = ("d_score/real", "d_score/fake", "d_threshold", "lr/d")
-
     def network(self) -> nn.Module:
         """A new segmentation network."""
         cfg = self.cfg

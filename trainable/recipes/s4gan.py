@@ -67,7 +67,6 @@ class S4gan(Adversarial[S4ganConfig]):
     }  # fmt: skip
     config: ClassVar[type[S4ganConfig]] = S4ganConfig
     metrics: ClassVar[tuple[str, ...]] = (*Adversarial.metrics, "loss/mlmt", "lr/classifier")
-    metrics: ClassVar[tuple[str, ...]] = (*Adversarial.metrics, "loss/mlmt", "lr/classifier")
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(
             AS_PUBLISHED | {
