@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainable.collective import largest, total
 from trainable.recipes.interface import StepOut
 
 Key = tuple[tuple[str, int], ...]
@@ -31,14 +32,15 @@ class Meters:
     """Adds up losses, counts and thresholds without waiting for the device.
 
     Signals of one step go into one float64 vector, so that counting costs a concatenation and an addition; a step
-    with other signals (before and after self-training starts) has a vector of its own.
+    with other signals (before and after self-training starts) has a vector of its own. What several workers saw is
+    summed when it is read, so that all of them judge the same numbers.
 
     Args:
-        device: where the signals are.
+        device: where the signals are. world_size: number of workers.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, world_size: int = 1) -> None:
+        self._device, self._world_size = device, world_size
         self._restored: Sums = {}
         self._sums: dict[Key, Tensor] = {}
         self._bad: dict[Key, Tensor] = {}
@@ -71,10 +73,13 @@ class Meters:
         self._bad[key] = torch.where(self._streak == 1, current, self._bad[key])
 
     def sums(self) -> Sums:
-        """By signal: the sums of its parts, and over how many steps. Waits for the device."""
+        """By signal: the sums of its parts, and over how many steps of a worker. Waits for the device.
+
+        Every worker must call it at the same step.
+        """
         found = dict(self._restored)
         for key, vector in self._sums.items():
-            for name, values, steps in _split(key, vector):
+            for name, values, steps in _split(key, total(vector, self._world_size)):
                 before, count = found.get(name, ([0.0] * len(values), 0.0))
                 found[name] = ([a + b for a, b in zip(before, values, strict=True)], count + steps)
         return found
@@ -84,8 +89,8 @@ class Meters:
         self._restored = {name: (list(values), steps) for name, (values, steps) in sums.items()}
 
     def bad_loss(self) -> BadLoss | None:
-        """The present run of non-finite losses, or None. Waits for the device."""
-        streak = int(self._streak.item())
+        """The longest present run of non-finite losses of any worker, or None. Waits for the device and for all."""
+        streak = int(largest(self._streak, self._world_size).item())
         if streak == 0:
             return None
         first: dict[str, float] = {}

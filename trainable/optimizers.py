@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from trainable.collective import average
 
 OptimizerName = Literal["sgd", "adam", "adamw"]
 
@@ -84,9 +85,7 @@ class Optimizer:
 
     def step(self) -> None:
         """Average the gradients over the workers, clip them, update the parameters, forget the gradients."""
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        if self._world_size > 1:
-            _average(gradients, self._world_size)
+        average([p.grad for p in self._parameters if p.grad is not None], self._world_size)
         if self.spec.clip:
             nn.utils.clip_grad_norm_(self._parameters, self.spec.clip)
         self._optimizer.step()
@@ -116,14 +115,3 @@ def _build(spec: OptimizerSpec, groups: list[dict[str, Any]], device: torch.devi
         )  # fmt: skip
     kind = torch.optim.AdamW if spec.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=True)
-
-
-def _average(gradients: list[Tensor], world_size: int) -> None:
-    """One all-reduce over all gradients, flattened."""
-    flat = torch.cat([g.reshape(-1) for g in gradients])
-    dist.all_reduce(flat)
-    flat.div_(world_size)
-    offset = 0
-    for gradient in gradients:
-        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
-        offset += gradient.numel()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainable import checkpoint
+from trainable.collective import average
 from trainable.config import RecipeConfig, RunConfig, flatten, resolve
 from trainable.data.augment import make_views, to_device
 from trainable.data.dataset import Dataset, open_dataset
@@ -59,7 +59,7 @@ class Session:
         self.cfg: RecipeConfig = recipe.cfg
         self.device, self.rank, self.world_size = device, rank, world_size
         self.state = LoopState()
-        self.meters = Meters(device)
+        self.meters = Meters(device, world_size)
         self.observer: Observer | None = None
         self.targets: dict[int, U8] = {}
         torch.manual_seed(stream_seed(run.seed, "init", 0))
@@ -68,6 +68,9 @@ class Session:
             self.nets = {n: net.to(memory_format=torch.channels_last) for n, net in self.nets.items()}
         self.device_state = {name: t.to(device) for name, t in recipe.device_state().items()}
         recipe.use_device_state(self.device_state)
+        buffers = [b for net in self.nets.values() for b in net.buffers()]
+        # What workers gather from their own share of a batch: running statistics, thresholds that adapt.
+        self._shared = [t for t in (*buffers, *self.device_state.values()) if t.is_floating_point()]
         recipe.precision = autocast(self.cfg.amp, device)
         self.phases = list(recipe.phases())
         self.optimizers: dict[str, Optimizer] = {}
@@ -180,6 +183,7 @@ class Session:
             rates["lr" if not rates else f"lr/{name}"] = optimizer.lr
         torch.manual_seed(stream_seed(self.run.seed, f"dropout/{self.rank}", self.state.step))
         out = self.recipe.step(self.nets, views, self._sched, self.optimizers)
+        average(self._shared, self.world_size)
         self.meters.add(out, rates)
         self.state.step += 1
 
@@ -239,8 +243,6 @@ class Session:
             TrainingDiverged: the loss has not been finite for too long.
         """
         self._check_finite()
-        if self.world_size > 1:
-            _share_buffers(self.nets)
         record = self._record(should_stop)
         self.recipe.after_evaluation(record, self.state.recipe)
         report = Report(self.state.step, self._time_s(), record.get(self.recipe.objective), record)
@@ -328,8 +330,9 @@ class Session:
     def save(self) -> None:
         """Write everything that a resume needs."""
         self.state.time_s, self._clock = self._time_s(), time.monotonic()
+        snapshot = self.snapshot()
         if self.rank == 0:
-            checkpoint.save_last(self.directory, self.snapshot())
+            checkpoint.save_last(self.directory, snapshot)
 
     def _time_s(self) -> float:
         return self.state.time_s + time.monotonic() - self._clock
@@ -432,10 +435,3 @@ def open_session(
 
 def _written_before(position: int, labels: U8) -> None:
     raise ValueError("targets are written at the start of a phase, not at its end")
-
-
-def _share_buffers(nets: Mapping[str, nn.Module]) -> None:
-    """Every worker takes rank 0's running statistics, as one model is evaluated and saved."""
-    for net in nets.values():
-        for buffer in net.buffers():
-            dist.broadcast(buffer, 0)

@@ -228,20 +228,25 @@ def test_the_best_model_predicts_what_was_evaluated(row: Row, whole: Callable[[R
 
 
 @pytest.mark.slow
-def test_two_workers_end_with_the_same_networks_and_scores(tmp_path: Path) -> None:
+def test_two_workers_agree_and_resume_bit_for_bit(tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(worker, (tmp_path,), nprocs=2, start_method="spawn")  # type: ignore[no-untyped-call]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert first.keys() == second.keys() == {str(row) for row in ROWS}
     for row, one in first.items():
-        two = second[row]
-        differing = [
-            f"{net}.{name}" for net, weights in one["nets"].items() for name, value in weights.items()
-            if not torch.equal(value, two["nets"][net][name])
-        ]  # fmt: skip
-        assert not differing, (row, differing[:3])
-        scored = [name for name in one["record"] if name.startswith(("val/", "train/"))]
-        assert scored and {n: one["record"][n] for n in scored} == {n: two["record"][n] for n in scored}, row
-        assert two["moved"], row
+        assert one["moved"] and one["record"], row
+        assert not differing(one["nets"], second[row]["nets"]), row
+        assert not differing(one["nets"], one["resumed_nets"]), row
+        for other in (second[row]["record"], one["resumed_record"], second[row]["resumed_record"]):
+            assert one["record"] == other, row
+
+
+def differing(one: dict[str, dict[str, torch.Tensor]], two: dict[str, dict[str, torch.Tensor]]) -> list[str]:
+    """The weights that two sets of networks do not share, by name."""
+    assert one.keys() == two.keys()
+    return [
+        f"{net}.{name}" for net, weights in one.items() for name, value in weights.items()
+        if not torch.equal(value, two[net][name])
+    ]  # fmt: skip
 
 
 @every_row

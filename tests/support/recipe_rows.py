@@ -157,7 +157,7 @@ class StopAfter:
 
 
 def worker(rank: int, folder: Path) -> None:
-    """One of two workers: trains every row and leaves its networks and its last record in a file."""
+    """One of two workers: trains every row, once whole and once broken off, and leaves what it found in a file."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=60)
@@ -169,7 +169,13 @@ def worker(rank: int, folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Session, "close", _keep(kept, Session.close))
             changes = {"steps": 6, "eval_every_steps": 6, "batch_size": 4}
-            run_row(row, folder / str(row), report=reports.append, rank=rank, world_size=2, **changes)
+            shared = {"rank": rank, "world_size": 2, **changes}
+            run_row(row, folder / str(row), report=reports.append, **shared)
+            broken, rest = folder / f"{row}-broken", []
+            paused = run_row(row, broken, report=reports.append, should_stop=StopAfter(4), **shared)
+            assert paused.state == "PAUSED" and 0 < paused.step < 6, paused
+            dist.barrier()
+            run_row(row, broken, report=rest.append, **shared)
         nets = {name: net.state_dict() for name, net in kept[0].nets.items()}
         torch.manual_seed(stream_seed(kept[0].run.seed, "init", 0))
         fresh = kept[0].recipe.build()
@@ -177,7 +183,11 @@ def worker(rank: int, folder: Path) -> None:
             any(not torch.equal(value, weights[name]) for name, value in fresh[net].state_dict().items())
             for net, weights in nets.items()
         )
-        found[str(row)] = {"nets": nets, "record": reports[-1].record, "moved": moved}
+        again = {name: net.state_dict() for name, net in kept[-1].nets.items()}
+        found[str(row)] = {
+            "nets": nets, "record": reports[-1].record, "moved": moved,
+            "resumed_nets": again, "resumed_record": rest[-1].record,
+        }  # fmt: skip
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

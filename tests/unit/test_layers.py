@@ -21,6 +21,7 @@ trainable.strict_yaml trainable.knob
 trainable.config trainable.task
 trainable.schedules trainable.ema trainable.metrics trainable.losses trainable.pseudo_labels
 trainable.data
+trainable.collective
 trainable.deeplab trainable.discriminator trainable.figures
 trainable.models trainable.models_3d trainable.device trainable.optimizers
 trainable.health
