@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from search.metric_columns import metric_columns
+from search.metric_columns import objectives
 from spaces import SearchSpace
 from trainable.config import DataConfig, RecipeConfig, nearest, resolve
 from trainable.data.layouts import class_table
 from trainable.errors import ConfigError, DataError, Fault
 from trainable.knob import Knob, knobs_of
+from trainable.metrics.objective import Direction
 from trainable.recipes import RECIPES
 from trainable.recipes.interface import Recipe
 
@@ -154,10 +155,17 @@ def check_rungs(asha: Any, steps: int, faults: list[Fault]) -> None:
 
 
 def check_objective(
-    recipe: type[Recipe[Any]], objective: str, names: tuple[str, ...], faults: list[Fault]
-) -> None:
-    """The metric that ranks must be one that the run has."""
-    metrics = metric_columns(names, recipe.metrics)
-    if objective not in metrics:
-        message = f"objective must be a metric of the run, but got objective={objective!r}{nearest(objective, metrics)}"
-        faults.append(Fault("search.objective", f"{message}; metrics: {', '.join(metrics)}"))
+    recipe: type[Recipe[Any]], objective: str | None, direction: Direction | None, names: tuple[str, ...],
+    faults: list[Fault], prefix: str = "",
+) -> None:  # fmt: skip
+    """The metric that ranks must be one that every evaluation measures, in the direction that is the metric's own."""
+    known = objectives(names, recipe.metrics, recipe.objective)
+    if objective is not None and objective not in known:
+        message = f"objective must be a metric that {recipe.name} measures of its models, but got {objective=}"
+        message = f"{message}{nearest(objective, known)}; metrics: {', '.join(known)}"
+        faults.append(Fault(f"{prefix}objective", message))
+        return
+    try:
+        recipe.objective_of(objective, direction)
+    except ConfigError as error:
+        faults += [Fault(f"{prefix}{fault.where}", fault.message) for fault in error.faults]

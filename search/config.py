@@ -97,11 +97,15 @@ def load_run(path: str | Path, sets: Iterable[str] = ()) -> tuple[RunConfig, tup
     aside = tuple(key for key in _ONLY_SWEEPS if key in document.data)
     faults: list[Fault] = []
     data = rooted(document, Path(path).resolve().parent, faults)
+    given = data.get("search")
     data = _normal(data, document, faults)
     data = {key: value for key, value in data.items() if key not in _ONLY_SWEEPS}
+    if isinstance(given, Mapping):
+        # A sweep's configuration alone has the best model that the sweep is after.
+        data |= {key: given[key] for key in ("objective", "direction") if key in given}
     made = validated(RunConfig, data, document, faults)
     found: list[Fault] = []
-    _check_meaning(data, None, found)
+    _check_meaning(data, made, found)
     faults += placed(found, document)
     if faults or made is None:
         raise ConfigError(sorted(faults, key=_line))
@@ -131,20 +135,20 @@ def load_data(path: str | Path, sets: Iterable[str] = ()) -> tuple[DataConfig, b
 
 
 def _normal(data: dict[str, Any], document: Document, faults: list[Fault]) -> dict[str, Any]:
-    """`train` by dotted name, and the recipe's own objective where the file names none."""
+    """`train` by dotted name, and the objective written out: the recipe's own, in the metric's own direction."""
     name, train, search = data.get("recipe"), data.get("train") or {}, data.get("search") or {}
     recipe = RECIPES.get(name) if isinstance(name, str) else None
     if isinstance(train, Mapping):
         found: list[Fault] = []
         data = {**data, "train": flat_train(train, found, recipe)}
         faults += placed(found, document)
-    if recipe is not None and isinstance(search, Mapping) and "objective" not in search:
-        own = {"objective": recipe.objective, "direction": recipe.direction}
-        data = {**data, "search": {**own, **search}}
+    if recipe is not None and isinstance(search, Mapping) and isinstance(search.get("objective", ""), str):
+        own = recipe.objective_of(search.get("objective"), None)
+        data = {**data, "search": {"objective": own.metric, "direction": own.direction, **search}}
     return data
 
 
-def _check_meaning(data: Mapping[str, Any], made: SweepConfig | None, faults: list[Fault]) -> None:
+def _check_meaning(data: Mapping[str, Any], made: SweepConfig | RunConfig | None, faults: list[Fault]) -> None:
     """What only the recipe and the data's classes can tell; as far as the sections are sound."""
     section = _quietly(DataConfig, data.get("data"))
     names = class_names(section, faults) if section is not None else ()
@@ -159,9 +163,13 @@ def _check_meaning(data: Mapping[str, Any], made: SweepConfig | None, faults: li
     space = data.get("space")
     if isinstance(space, str | dict) and space:
         check_space(recipe, space, preset, train, names, faults)
-    if made is not None:
-        check_objective(recipe, made.search.objective, names, faults)
-        check_rungs(made.search.asha, config.steps, faults)
+    if made is None:
+        return
+    if isinstance(made, RunConfig):
+        check_objective(recipe, made.objective, made.direction, names, faults)
+        return
+    check_objective(recipe, made.search.objective, made.search.direction, names, faults, "search.")
+    check_rungs(made.search.asha, config.steps, faults)
 
 
 def _quietly(model: type[_Model], data: Any) -> _Model | None:

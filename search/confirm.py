@@ -224,6 +224,7 @@ def assemble_confirm(
         variant, seed = chosen[suggestion.number % len(chosen)], about["seeds"][suggestion.number // len(chosen)]
         run = RunConfig(
             name=config.name, recipe=variant.recipe, data=config.data, train=variant.train, seed=seed,
+            objective=config.search.objective, direction=config.search.direction,
             provenance={"run": config.name, "run_id": log.state.run["run_id"], "trial": suggestion.number},
         )  # fmt: skip
         return run.model_dump(mode="json", by_alias=True)

@@ -19,3 +19,17 @@ def metric_columns(class_names: Sequence[str], own: Sequence[str] = ()) -> list[
     each = [f"{part}/{name}" for part in ("st/ratio", "threshold") for name in class_names]
     losses = [f"loss/{part}" for part in ("total", "sup", "st", "fm", "d")]
     return [*val, *auc, "train/miou", "gap", *losses, *pseudo, *each, "lr", *own]
+
+
+def objectives(class_names: Sequence[str], own: Sequence[str] = (), recipes: str = "val/miou") -> list[str]:
+    """The metrics that a search may go by: what every evaluation measures of the model, not of the training.
+
+    Args:
+        class_names: of the data. own: the recipe's metrics. recipes: the recipe's own objective.
+
+    >>> objectives(["land"], ["val/voi", "lr/d"])[-4:]
+    ['train/miou', 'gap', 'loss/total', 'val/voi']
+    """
+    known = metric_columns(class_names, own)
+    measured = [name for name in known if name.startswith("val/") or name in ("train/miou", "gap", "loss/total")]
+    return list(dict.fromkeys([*measured, recipes]))

@@ -146,6 +146,7 @@ def configure(
             train = made.model_dump(mode="json")
         run = RunConfig(
             name=config.name, recipe=config.recipe, data=config.data, train=dict(train), seed=config.seed,
+            objective=config.search.objective, direction=config.search.direction,
             provenance={"run": config.name, "run_id": run_id, "trial": suggestion.number},
         )  # fmt: skip
         return run.model_dump(mode="json", by_alias=True)

@@ -83,8 +83,9 @@ class SearchConfig(Section):
     Attributes:
         trials: how many trials the search takes, baselines included.
         sampler: who suggests: `tpe` learns from the trials that ended, `random` does not.
-        objective: the metric that ranks; its best value so far counts.
-        direction: `max` or `min`.
+        objective: the metric that ranks, keeps each trial's best model and counts its patience; its best value so
+            far counts. Left out: the recipe's own.
+        direction: `max` or `min`; left out: as the metric has it.
         max_hours: hours after which the search pauses its trials and ends.
         max_concurrent: trials at a time; `auto` = what the cluster can reach.
         asha: pruning; null switches it off.

@@ -139,7 +139,8 @@ def _resolved(config: RunConfig, names: tuple[str, ...]) -> RecipeConfig:
 def _opened(config: RunConfig, storage: str, report: CheckReport, made: RecipeConfig) -> dict[str, Any]:
     kind, names = get_recipe(config.recipe), report.class_names
     excluded = [names.index(name) for name in made.exclude_classes if name in names]
-    search = {"trials": 1, "objective": kind.objective, "direction": kind.direction}
+    goal = kind.objective_of(config.objective, config.direction)
+    search = {"trials": 1, "objective": goal.metric, "direction": goal.direction}
     return {
         "schema": SCHEMA, "run_id": secrets.token_hex(4), "name": config.name, "generation": 0,
         "config": {**config.model_dump(mode="json", by_alias=True), KIND: TRAIN, "search": search, "storage": storage},

@@ -331,13 +331,20 @@ class PixelRecipeConfig(RecipeConfig):
 
 
 class RunConfig(Section):
-    """One run: what `train` takes and `export` writes."""
+    """One run: what `train` takes and `export` writes.
+
+    Attributes:
+        objective: the metric by which its best model is kept and patience counts; null: the recipe's own.
+        direction: `max` or `min`; null: as the metric has it.
+    """
 
     name: str
     recipe: str
     preset: str | None = None
     data: DataConfig
     train: dict[str, Any] = Field(default_factory=dict)
+    objective: str | None = Field(None, min_length=1)
+    direction: Literal["max", "min"] | None = None
     seed: int = Field(0, ge=0, lt=2**31)
     provenance: dict[str, Any] | None = None
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainable import checkpoint
 from trainable.collective import average
-from trainable.config import RecipeConfig, RunConfig, flatten, resolve
+from trainable.config import RecipeConfig, RunConfig, flatten, nearest, resolve
 from trainable.data.augment import make_views, to_device
 from trainable.data.dataset import Dataset, open_dataset
 from trainable.data.loaders import U8, Batches, Prefetcher
@@ -23,6 +23,7 @@ from trainable.device import autocast, device_name, peak_memory_mb
 from trainable.errors import ConfigError, Fault, TrainingDiverged
 from trainable.evaluation import evaluate, predictions, train_positions
 from trainable.meters import Meters, read
+from trainable.metrics.objective import Objective
 from trainable.optimizers import Optimizer
 from trainable.recipes import get_recipe
 from trainable.recipes.interface import Phase, PhaseContext, Recipe
@@ -56,6 +57,7 @@ class Session:
         rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         self.run, self.recipe, self.data, self.directory = run, recipe, data, directory
+        self.objective = recipe.objective_of(run.objective, run.direction)
         self.cfg: RecipeConfig = recipe.cfg
         self.device, self.rank, self.world_size = device, rank, world_size
         self.state = LoopState()
@@ -245,11 +247,18 @@ class Session:
         self._check_finite()
         record = self._record(should_stop)
         self.recipe.after_evaluation(record, self.state.recipe)
-        report = Report(self.state.step, self._time_s(), record.get(self.recipe.objective), record)
+        report = Report(self.state.step, self._time_s(), self._objective(record), record)
         self._remember(report)
         if self.rank == 0 and self.state.step == self._phase_start() + self.phase.steps:
             self.recipe.end_phase(self.phase, self._context(_written_before))
         return report
+
+    def _objective(self, record: dict[str, float | None]) -> float | None:
+        metric = self.objective.metric
+        if metric not in record and metric != self.recipe.objective:
+            message = f"objective must be a metric that {self.recipe.name} reports, but got objective={metric!r}"
+            raise ConfigError([Fault("objective", f"{message}{nearest(metric, record)}")])
+        return record.get(metric)
 
     def _record(self, should_stop: StopQuestion) -> dict[str, float | None]:
         task, evaluated = self.recipe.task, self.nets[self.recipe.evaluated]
@@ -278,8 +287,7 @@ class Session:
 
     def _remember(self, report: Report) -> None:
         state, value = self.state, report.objective
-        sign = 1.0 if self.recipe.direction == "max" else -1.0
-        better = value is not None and (state.best_value is None or sign * value > sign * state.best_value)
+        better = self.objective.better(value, state.best_value)
         state.evaluated_step = report.step
         state.evals_since_best = 0 if better else state.evals_since_best + 1
         state.last_report = {"record": report.record, "time_s": report.time_s, "objective": value}
@@ -356,7 +364,10 @@ class Session:
         """What a checkpoint must agree with."""
         flat = flatten(self.cfg.model_dump(mode="json"))
         kept = {f"train.{k}": v for k, v in flat.items() if not k.startswith(_UNFINGERPRINTED)}
-        return {**kept, "recipe": self.run.recipe, "classes": list(self.recipe.task.class_names), "seed": self.run.seed}
+        kept |= {"recipe": self.run.recipe, "classes": list(self.recipe.task.class_names), "seed": self.run.seed}
+        own = Objective(self.recipe.objective, self.recipe.direction)
+        # Checkpoints of runs by the recipe's own objective need not say so.
+        return kept if self.objective == own else {**kept, "objective": asdict(self.objective)}
 
     def describe(self) -> dict[str, Any]:
         """What `predict` needs beside the weights."""

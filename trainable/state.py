@@ -19,7 +19,7 @@ class Report:
     Attributes:
         step: optimizer steps done.
         time_s: training seconds so far, over all attempts.
-        objective: the recipe's objective here; None where it has no value.
+        objective: the run's objective here; None where it has no value.
         record: every metric by name; None where it has no value.
     """
 

@@ -58,7 +58,7 @@ def fit(
             if state["best_value"] is None or value > state["best_value"]:
                 state["best_value"], state["best_step"] = value, state["step"]
             record = {
-                run_config.get("objective", "val/miou"): value,
+                run_config.get("objective") or "val/miou": value,
                 "loss/total": 1.0 - value,
                 "val/auc": None,
             }

@@ -17,6 +17,7 @@ from trainable import train
 from trainable.checkpoint import load_best, load_last
 from trainable.config import RunConfig
 from trainable.data.dataset import Dataset
+from trainable.errors import CheckpointError, ConfigError
 from trainable.recipes import RECIPES
 from trainable.state import Outcome, Report
 
@@ -123,6 +124,60 @@ def test_phases_begin_once_and_write_targets_that_a_resume_reads(tmp_path: Path)
 def test_a_minimized_objective_keeps_the_lowest(tmp_path: Path) -> None:
     outcome, reports = run_whole("two_phase", tmp_path)
     assert outcome.best_value == min(r.objective for r in reports if r.objective is not None)
+
+
+@pytest.mark.parametrize(("metric", "pick"), [("val/f1", max), ("gap", min), ("loss/total", min)])
+def test_best_model_and_report_follow_the_metric_that_the_run_names(
+    tmp_path: Path, metric: str, pick: Any
+) -> None:
+    reports: list[Report] = []
+    run = configured("supervised", eval_every_steps=2).model_copy(update={"objective": metric})
+    outcome = train(run, tmp_path, report=reports.append)
+    curve = {r.step: r.record[metric] for r in reports}
+    assert [r.objective for r in reports] == list(curve.values())
+    assert len(set(curve.values())) > 1 and curve != {r.step: r.record["val/miou"] for r in reports}
+    assert outcome.best_value == pick(curve.values()) == curve[outcome.best_step or 0]
+    assert load_best(tmp_path)[0].step == outcome.best_step
+
+
+def test_patience_counts_by_the_metric_that_the_run_names(tmp_path: Path) -> None:
+    run = configured("supervised", eval_every_steps=1, patience=1)
+    frozen = [r.step for r in _until_patience(run.model_copy(update={"objective": "loss/total"}), tmp_path / "a")]
+    plain = [r.step for r in _until_patience(run, tmp_path / "b")]
+    assert frozen != plain
+
+
+def _until_patience(run: RunConfig, folder: Path) -> list[Report]:
+    reports: list[Report] = []
+    train(run, folder, report=reports.append)
+    values = [r.objective for r in reports]
+    better = min if run.objective == "loss/total" else max
+    stale = next((i for i in range(1, len(values)) if better(values[: i + 1]) in values[:i]), len(values) - 1)
+    assert len(values) == stale + 1
+    return reports
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"objective": "val/mio"}, "did you mean 'val/miou'"),
+        ({"objective": "loss/total", "direction": "max"}, "direction must be min for loss/total"),
+        ({"direction": "min"}, "direction must be max for val/miou"),
+    ],
+)
+def test_a_metric_that_is_not_reported_or_turned_around_is_refused(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        train(configured("supervised").model_copy(update=changes), tmp_path)
+
+
+def test_a_checkpoint_that_went_by_another_metric_is_refused(tmp_path: Path) -> None:
+    train(configured("supervised"), tmp_path, should_stop=StopAfter(20))
+    with pytest.raises(CheckpointError, match="objective is None there and .*val/f1.* here"):
+        train(configured("supervised").model_copy(update={"objective": "val/f1"}), tmp_path)
+    named = configured("supervised").model_copy(update={"objective": "val/miou", "direction": "max"})
+    assert train(named, tmp_path).state == "COMPLETE"
 
 
 def test_patience_stops_and_says_so(tmp_path: Path) -> None:

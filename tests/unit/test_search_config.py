@@ -10,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from search.config import SweepConfig, dotted_fields, load_sweep
+from search.config import SweepConfig, dotted_fields, load_run, load_sweep
+from search.opening import configure
+from search.suggestion import Suggestion
 from trainable import strict_yaml
 from trainable.errors import ConfigError
 
@@ -197,6 +199,37 @@ def test_the_objective_must_be_a_metric_of_the_run(folder: Path) -> None:
     assert "val/iou/road" in message
     sweep = load_sweep(written(folder, **{"{trials: 12,": "{objective: val/iou/road,"}))
     assert sweep.search.objective == "val/iou/road"
+
+
+@pytest.mark.parametrize(
+    ("search", "expected"),
+    [("{objective: gap,", ("gap", "min")), ("{objective: val/f1,", ("val/f1", "max")),
+     ("{objective: loss/total, direction: min,", ("loss/total", "min"))],
+)  # fmt: skip
+def test_the_direction_is_the_metrics_own(folder: Path, search: str, expected: tuple[str, str]) -> None:
+    sweep = load_sweep(written(folder, **{"{trials: 12,": search}))
+    assert (sweep.search.objective, sweep.search.direction) == expected
+    alone, _ = load_run(folder / "sweep.yaml")
+    assert alone.objective == expected[0]
+    told = configure(sweep, ("land", "road"), "r")(Suggestion(0, "sampled", {}, {}, {}, {}))
+    assert (told["objective"], told["direction"]) == expected
+
+
+def test_an_objective_that_says_nothing_of_a_model_or_is_turned_around_is_refused(folder: Path) -> None:
+    [message] = messages(folder, GOOD.replace("{trials: 12,", "{objective: st/ratio,"))
+    assert "objective must be a metric that per_class measures of its models, but got objective='st/ratio'" in message
+    for search in ("{objective: val/f1, direction: min,", "{direction: min,", "{objective: gap, direction: max,"):
+        [message] = messages(folder, GOOD.replace("{trials: 12,", search))
+        assert message.startswith("sweep.yaml:13:search.direction: direction must be "), message
+
+
+def test_a_single_configuration_names_its_own_objective(folder: Path) -> None:
+    plain = "\n".join(line for line in GOOD.splitlines() if not line.startswith(("space", "search", "storage")))
+    (folder / "one.yaml").write_text(f"{plain}\nobjective: val/f2\n")
+    with pytest.raises(ConfigError, match=r"one.yaml:\d+:objective: .*did you mean 'val/f1'"):
+        load_run(folder / "one.yaml")
+    (folder / "one.yaml").write_text(f"{plain}\nobjective: val/f1\n")
+    assert load_run(folder / "one.yaml")[0].objective == "val/f1"
 
 
 def test_a_knob_given_twice_is_refused_however_it_is_written(folder: Path) -> None:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from trainable.data.loaders import Stream
 from trainable.data.points import Points
 from trainable.errors import ConfigError, Fault
 from trainable.health import Rule
+from trainable.metrics.objective import Direction, Objective, direction_of
 from trainable.models import STRIDE
 from trainable.optimizers import Optimizer, OptimizerSpec
 from trainable.pseudo_labels.target import Target
@@ -144,7 +145,7 @@ class Recipe(ABC, Generic[C]):
         name: as users write it. about: one sentence. source: paper or origin.
         slots: what it plugs into the loop, for `thresher recipes`.
         config: the class of its knobs. presets: documented configurations.
-        objective: the metric that a search optimizes. direction: `max` or `min`.
+        objective: the metric that a run goes by where nobody names another. direction: `max` or `min`.
         needs_unlabeled: whether unlabeled images must be there.
         ndims: 2 where it takes images, 3 where it takes volumes.
         metrics: names of what its evaluations report beside what every recipe's do.
@@ -158,7 +159,7 @@ class Recipe(ABC, Generic[C]):
     config: ClassVar[type[RecipeConfig]]
     presets: ClassVar[Mapping[str, Preset]] = {}
     objective: ClassVar[str] = "val/miou"
-    direction: ClassVar[Literal["max", "min"]] = "max"
+    direction: ClassVar[Direction] = "max"
     needs_unlabeled: ClassVar[bool] = True
     ndims: ClassVar[tuple[int, ...]] = (2,)
     metrics: ClassVar[tuple[str, ...]] = ()
@@ -193,6 +194,21 @@ class Recipe(ABC, Generic[C]):
                 ]
             )
         return cls.presets[name].values
+
+    @classmethod
+    def objective_of(cls, metric: str | None, direction: Direction | None) -> Objective:
+        """What the best model of a run is: as the run says, else the recipe's own.
+
+        Raises:
+            ConfigError: the direction is not the metric's.
+        """
+        metric = metric or cls.objective
+        own = cls.direction if metric == cls.objective else direction_of(metric)
+        if direction not in (None, own):
+            better = "less" if own == "min" else "more"
+            message = f"direction must be {own} for {metric}, of which {better} is better, but got {direction=}"
+            raise ConfigError([Fault("direction", f"{message}; leave it out")])
+        return Objective(metric, own)
 
     @abstractmethod
     def build(self) -> dict[str, nn.Module]:
