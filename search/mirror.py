@@ -8,8 +8,11 @@ from pathlib import Path
 
 from search.store.base import Store
 from trainable.errors import StoreError
+from trainable.faults import declare, fault_point
 
 _PUSH_EVERY_S = 1.0
+
+declare("mirror.put", "mirror.delete", "mirror.pull")
 
 
 class Mirror:
@@ -43,13 +46,14 @@ class Mirror:
             if ".." in path.relative_to(self._directory).parts:
                 raise StoreError(f"{name}: must lie in the trial's own folder; remove it from the run")
             path.parent.mkdir(parents=True, exist_ok=True)
+            fault_point("mirror.pull")
             path.write_bytes(self._store.read_bytes(name))
             self._seen[relative] = _stamp(path)
             names.append(relative)
         return names
 
     def push(self) -> list[str]:
-        """Sends what is new or changed, the checkpoint's index files last; returns the names.
+        """Sends what is new or changed, what names other files last; returns the names.
 
         Raises:
             StoreError: the store cannot be reached; the next call tries again.
@@ -59,14 +63,15 @@ class Mirror:
                 return []
             found = self._files()
             changed = [name for name, stamp in found.items() if self._seen.get(name) != stamp]
-            # What names another file must not arrive before it.
-            for name in sorted(changed, key=lambda name: (name.endswith(".json"), name)):
+            for name in sorted(changed, key=_turn):
+                fault_point("mirror.put")
                 try:
                     self._store.write_bytes(f"{self._prefix}/{name}", (self._directory / name).read_bytes())
                 except FileNotFoundError:
                     continue  # Replaced or deleted meanwhile: the next round sees it.
                 self._seen[name] = found[name]
             for name in [name for name in self._seen if name not in found]:
+                fault_point("mirror.delete")
                 self._store.delete(f"{self._prefix}/{name}")
                 del self._seen[name]
             return changed
@@ -104,6 +109,11 @@ class Mirror:
     def _run(self) -> None:
         while not self._over.wait(_PUSH_EVERY_S):
             self.try_push()
+
+
+def _turn(name: str) -> tuple[int, str]:
+    """What names another file must not arrive before it: a state names targets, an index names a model."""
+    return (2 if name.endswith(".json") else 1 if name.endswith(".pt") else 0), name
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from trainable.checkpoint import write_atomic
+from trainable.atomic import write_atomic
 from trainable.data.loaders import U8
 from trainable.errors import CheckpointError
-from trainable.faults import declare
+from trainable.faults import declare, fault_point
 
 FOLDER = "targets"
+_FILE = re.compile(r"phase-(\d+)\.npz")
 
-declare("targets.write", "targets.fsync", "targets.rename", "output.write", "output.fsync", "output.rename")
+declare(
+    "targets.write", "targets.fsync", "targets.rename", "targets.dirsync", "targets.drop",
+    "output.write", "output.fsync", "output.rename", "output.dirsync",
+)  # fmt: skip
 
 
 def save_output(directory: Path, name: str, content: bytes) -> None:
@@ -28,7 +33,7 @@ def save_output(directory: Path, name: str, content: bytes) -> None:
 
 
 def write_targets(directory: Path, phase: int, targets: Mapping[int, U8], *, keep: bool) -> str:
-    """Write a phase's targets whole, and drop those of earlier phases but the last.
+    """Write a phase's targets whole.
 
     Args:
         directory: the run's folder. phase: its number. targets: labels by position. keep: False on the workers
@@ -38,14 +43,32 @@ def write_targets(directory: Path, phase: int, targets: Mapping[int, U8], *, kee
         The file's path, relative to the run's folder.
     """
     name = f"{FOLDER}/phase-{phase}.npz"
-    if not keep:
-        return name
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **{str(i): a for i, a in targets.items()})
-    write_atomic(directory / name, buffer.getvalue(), "targets")
-    old = directory / FOLDER / f"phase-{phase - 2}.npz"
-    old.unlink(missing_ok=True)
+    if keep:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **{str(i): a for i, a in targets.items()})
+        write_atomic(directory / name, buffer.getvalue(), "targets")
     return name
+
+
+def drop_targets(directory: Path, oldest: str | None) -> None:
+    """Delete the targets of phases before the oldest one that a checkpoint still names.
+
+    Args:
+        directory: the run's folder. oldest: path of that phase's targets; None keeps all.
+    """
+    first = None if oldest is None else _phase(Path(oldest))
+    if first is None:
+        return
+    for path in sorted((directory / FOLDER).glob("phase-*.npz")):
+        phase = _phase(path)
+        if phase is not None and phase < first:
+            fault_point("targets.drop")
+            path.unlink(missing_ok=True)
+
+
+def _phase(path: Path) -> int | None:
+    found = _FILE.fullmatch(path.name)
+    return int(found[1]) if found else None
 
 
 def read_targets(path: Path) -> dict[int, U8]:
@@ -58,7 +81,4 @@ def read_targets(path: Path) -> dict[int, U8]:
         with np.load(path, allow_pickle=False) as content:
             return {int(name): content[name] for name in content.files}
     except Exception as error:  # a damaged archive raises anything
-        raise CheckpointError(
-            f"{path}: must hold this round's targets, but got {type(error).__name__}; delete the trial's folder to "
-            "start it again"
-        ) from error
+        raise CheckpointError(f"{path}: must hold its phase's targets, but got {type(error).__name__}") from error

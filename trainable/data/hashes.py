@@ -14,8 +14,11 @@ from typing import Any, TypeVar
 
 from trainable.config import CacheConfig
 from trainable.errors import DataError, Fault
+from trainable.faults import declare, fault_point
 
 _VERSION = 1
+
+declare("memo.write", "memo.rename")
 # A file changed again within the clock's grain keeps its time of change, so what is this young is not remembered.
 _TOO_YOUNG_S = 3.0
 _PART = 32
@@ -130,8 +133,12 @@ class Memo:
         temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            fault_point("memo.write")
             temporary.write_text(json.dumps({"version": _VERSION, "files": self._facts}), encoding="utf-8")
+            fault_point("memo.rename")
             temporary.replace(self.path)
+            for left in self.path.parent.glob(f"{self.path.stem}.*.tmp"):
+                left.unlink(missing_ok=True)
         except OSError:
             temporary.unlink(missing_ok=True)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import uuid
 import zlib
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from trainable.atomic import sync_folder
 from trainable.data.files import UInt8
 from trainable.data.hashes import workers
 from trainable.data.lock import BuildLock, build_lock
@@ -29,7 +31,12 @@ _BATCH_BYTES = 128 << 20
 _SYNC_BYTES = 1 << 30
 _VERIFY_BYTES = 1 << 30
 
-declare("cache.write", "cache.fsync", "cache.rename", "cache.index.rename")
+declare(
+    "cache.write", "cache.fsync", "cache.rename", "cache.dirsync",
+    "cache.index.write", "cache.index.fsync", "cache.index.rename", "cache.index.dirsync", "cache.drop",
+)  # fmt: skip
+
+_logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -169,7 +176,8 @@ class PackFiles:
                 os.fsync(file.fileno())
             fault_point("cache.rename")
             temporary.replace(data_path)
-            _sync_folder(self.folder)
+            fault_point("cache.dirsync")
+            sync_folder(self.folder)
             self._write_index(unique, {"format": FORMAT, "data": data_path.name, "sums": sums})
         except BaseException:
             for half_done in self.folder.glob(f"{unique}.*"):
@@ -177,17 +185,22 @@ class PackFiles:
             raise
         for old in self.folder.glob(f"{self.name}.*.*"):
             if old.name != data_path.name:
+                fault_point("cache.drop")
+                _logger.warning("%s: removed, left by a build that did not end or of what is built anew", old)
                 _try_unlink(old)
 
     def _write_index(self, unique: str, index: dict[str, Any]) -> None:
         temporary = self.folder / f"{unique}.json.tmp"
         with temporary.open("w", encoding="utf-8") as file:
+            fault_point("cache.index.write")
             json.dump({"index": index, "checksum": _checksum(index)}, file)
             file.flush()
+            fault_point("cache.index.fsync")
             os.fsync(file.fileno())
         fault_point("cache.index.rename")
         temporary.replace(self.folder / f"{self.name}.json")
-        _sync_folder(self.folder)
+        fault_point("cache.index.dirsync")
+        sync_folder(self.folder)
 
 
 def _write_arrays(
@@ -253,17 +266,6 @@ def _sums_agree(pack: Pack, sums: object) -> bool:
 
 def _checksum(index: object) -> str:
     return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    # A rename is durable once its folder is; Windows cannot open folders and needs nothing.
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _try_unlink(path: Path) -> None:
