@@ -37,7 +37,7 @@ from trainable.state import (
     Snapshot,
     StopQuestion,
 )
-from trainable.targets import read_targets, save_output, write_targets
+from trainable.targets import drop_targets, read_targets, save_output, write_targets
 
 NAN_CHECK_EVERY = 10
 OBSERVE_EVERY_S = 1.0
@@ -64,6 +64,7 @@ class Session:
         self.meters = Meters(device, world_size)
         self.observer: Observer | None = None
         self.targets: dict[int, U8] = {}
+        self._named: str | None = None
         torch.manual_seed(stream_seed(run.seed, "init", 0))
         self.nets = {name: net.to(device) for name, net in recipe.build().items()}
         if device.type == "cuda" and recipe.task.ndim == 2:
@@ -296,8 +297,9 @@ class Session:
             if self.rank == 0:
                 weights = self.nets[self.recipe.evaluated].state_dict()
                 checkpoint.save_best(
-                    self.directory, weights, step=report.step, value=value, model=self.describe()
-                )
+                    self.directory, weights, step=report.step, value=value, model=self.describe(),
+                    better=self.objective.better,
+                )  # fmt: skip
         self._judge(report)
         self._tell(record=report.record)
 
@@ -341,6 +343,9 @@ class Session:
         snapshot = self.snapshot()
         if self.rank == 0:
             checkpoint.save_last(self.directory, snapshot)
+            # The state before this one stays as well, and names its own targets.
+            drop_targets(self.directory, self._named)
+            self._named = self.state.targets
 
     def _time_s(self) -> float:
         return self.state.time_s + time.monotonic() - self._clock
@@ -397,7 +402,8 @@ class Session:
         Raises:
             CheckpointError: it belongs to another one.
         """
-        checkpoint.check_fits(snapshot, self.fingerprint(), self.directory)
+        nets = {name: net.state_dict() for name, net in self.nets.items()}
+        checkpoint.check_fits(snapshot, self.fingerprint(), self.directory, nets)
         loop = dict(snapshot.loop)
         self.meters.restore(loop.pop("meters"))
         verdict = loop.pop("verdict")
@@ -436,7 +442,12 @@ def open_session(
         kind.config, preset=kind.preset_values(run.preset), train=run.train, class_names=task.class_names
     )
     session = Session(run, kind(cfg, task), data, directory, device, rank, world_size)
-    snapshot, notes = checkpoint.load_last(directory)
+
+    def whole(snapshot: Snapshot) -> None:
+        if snapshot.loop.get("targets") is not None:
+            read_targets(directory / snapshot.loop["targets"])
+
+    snapshot, notes = checkpoint.load_last(directory, whole, tidy=rank == 0)
     for note in notes:
         print(f"warning: {note}", flush=True)
     if snapshot is not None:
