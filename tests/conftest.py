@@ -7,6 +7,8 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.support.fault_page"]
+
 os.environ.setdefault("WANDB_MODE", "disabled")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

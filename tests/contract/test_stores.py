@@ -56,6 +56,11 @@ class StoreContract:
         again.delete("a.bin")
         assert not store.exists("a.bin")
 
+    @pytest.mark.fault(
+        47,
+        how="file names with .., absolute, with backslash, drive and NUL",
+        saw="refused: a file's name must stay inside the run",
+    )
     @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "", "a\\b", "c:x", "a\0b"])
     def test_names_stay_inside(self, uri: str, name: str) -> None:
         with pytest.raises(StoreError, match="must stay inside the run"):
@@ -195,6 +200,12 @@ class StoreContract:
             self.store(uri, other).acquire(heartbeat=False)
         owner.release()
 
+    @pytest.mark.fault(
+        12,
+        how="an owner whose wall clock is set back while another process waits for its lease",
+        saw="the lease is watched, not believed: a live owner keeps the run",
+        seam=True,
+    )
     def test_a_live_owner_whose_clock_was_set_back(self, uri: str) -> None:
         """By the wall clock its lease is long over; but it renews while it is watched."""
         clock = FakeClock()
@@ -215,6 +226,12 @@ class StoreContract:
         assert owner.append("run_opened", opened()).epoch == 1
         owner.release()
 
+    @pytest.mark.fault(
+        12,
+        how="the wall clock jumps back between two events",
+        saw="events keep their order by number; the lease stays with its owner",
+        seam=True,
+    )
     def test_order_is_by_number_when_the_clock_jumps_back(self, uri: str) -> None:
         clock = FakeClock()
         with RunLog.create(self.store(uri, clock), heartbeat=False, **opened()) as log:

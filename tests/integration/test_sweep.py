@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from search.sweep import start_sweep
 from spaces import SearchSpace
 from tests.support.drive import NAME, toy_config, toy_options
 from tests.support.drivers import state_of
+from tests.support.fault_page import Observed
 from trainable.errors import ConfigError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
@@ -30,6 +32,10 @@ def sweep(storage: Path, plan: dict[str, Any] | None = None, **sections: Any) ->
         (storage / "toy.json").write_text(json.dumps(plan))
     result = start_sweep(toy_config(storage, **sections), options=toy_options())
     return result, state_of(storage / NAME)
+
+
+def first_line(state: RunState, number: int) -> str:
+    return str(state.trials[number].error).splitlines()[0]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +73,11 @@ def test_every_suggestion_can_be_computed_again_from_the_log_before_it(finished:
     assert replay(open_store(finished).read(), asker) == []
 
 
+@pytest.mark.fault(
+    11,
+    how="a sweep of a name that has a run already; then with --fresh",
+    saw="refused, --fresh named; with it the old run is renamed to name.utc, whole",
+)
 def test_a_name_that_is_taken_is_refused_and_put_aside_on_request(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / NAME)
     with pytest.raises(ConfigError, match="--fresh"):
@@ -102,6 +113,11 @@ def test_a_resume_refuses_what_would_make_trials_incomparable(finished: Path, ch
     assert state_of(finished).seq == before
 
 
+@pytest.mark.fault(
+    22,
+    how="`resume --set space=...` with a narrower range",
+    saw="generation 1 in the same run; trials outside the new range are listed as incompatible",
+)
 def test_a_changed_space_is_a_new_generation_of_the_same_run(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / NAME)
     space = "space={st.weight: {low: 0.5, high: 0.9}, threshold: {}}"
@@ -114,7 +130,11 @@ def test_a_changed_space_is_a_new_generation_of_the_same_run(finished: Path, tmp
     assert too_low and too_low <= state.incompatible
 
 
-def test_each_trouble_ends_its_trial_as_it_should_and_the_search_goes_on(tmp_path: Path) -> None:
+@pytest.mark.fault(5, how="SIGKILL and os._exit in trials' processes, once, twice, and in every attempt")
+@pytest.mark.fault(28, how="a trial that raises what a loss of NaN raises", seam=True)
+def test_each_trouble_ends_its_trial_as_it_should_and_the_search_goes_on(
+    tmp_path: Path, observed: Observed
+) -> None:
     troubles = {
         "0": {"what": "kill", "at": 7},
         "1": {"what": "raise", "at": 3},
@@ -143,6 +163,9 @@ def test_each_trouble_ends_its_trial_as_it_should_and_the_search_goes_on(tmp_pat
     # What was recorded before the process died stands, and the curve goes on from the checkpoint.
     assert [row.step for row in state.trials[0].evaluations] == [5, 10, 15, 20]
     assert "toy trial 0 from step 5" in (tmp_path / NAME / "trials/0/train.log").read_text()
+    observed("killed once at step 7: attempt 2 goes on from step 5, COMPLETE, no row twice", row=5)
+    observed(f"killed in every attempt: FAILED (worker_died) after 3; {first_line(state, 5)}", row=5)
+    observed(f"DIVERGED (non_finite), never best; {first_line(state, 3)}; 6 other trials COMPLETE", row=28)
 
 
 def test_failed_trials_start_again_on_request(tmp_path: Path) -> None:
@@ -154,19 +177,27 @@ def test_failed_trials_start_again_on_request(tmp_path: Path) -> None:
     assert [row.attempt for row in trial.evaluations] == [1, 1, 2, 2]
 
 
-def test_a_hung_trial_is_ended_with_its_stacks_and_tried_again(tmp_path: Path) -> None:
+@pytest.mark.fault(33, how="a training that never comes back from its step")
+def test_a_hung_trial_is_ended_with_its_stacks_and_tried_again(tmp_path: Path, observed: Observed) -> None:
     plan = {"trials": {"0": {"what": "hang", "at": 7}}}
     result, state = sweep(tmp_path, plan, search={"trials": 1, "hang_s": 2.0})
     assert result.exit_code == 0 and state.trials[0].attempts == 2
     log = (tmp_path / NAME / "trials/0/train.log").read_text()
     assert "hung: no step or report" in log and "in _trouble" in log
+    observed("after 2 s without a step the stacks of all threads are in train.log; killed, attempt 2 COMPLETE")
 
 
-def test_a_cause_that_fails_every_trial_stops_the_sweep(tmp_path: Path) -> None:
+@pytest.mark.fault(32, how="a KeyError in the first step of every one of 20 trials, two at a time")
+def test_a_cause_that_fails_every_trial_stops_the_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], observed: Observed
+) -> None:
     plan = {"trials": {"*": {"what": "raise", "at": 1}}}
     result, state = sweep(tmp_path, plan, search={"trials": 20, "max_concurrent": 2})
     assert (result.exit_code, result.reason) == (3, "failing_rung")
     assert 3 <= len(state.trials) <= 6 and state.closed == {"exit_code": 3, "reason": "failing_rung"}
+    [said] = [line for line in capsys.readouterr().out.splitlines() if "every trial fails" in line]
+    assert "KeyError at tests/support/toy.py:" in said and "in _trouble" in said
+    observed(f"exit 3 (failing_rung) before the sixth trial; {re.sub(r':[0-9]+ in', ':LINE in', said)}")
 
 
 def test_a_stop_file_pauses_the_run_and_a_resume_goes_on(tmp_path: Path) -> None:

@@ -57,6 +57,15 @@ def test_a_ray_that_was_there_before_is_left_running(shared_ray: str) -> None:
     assert ray.is_initialized() and not cluster.temp.exists()
 
 
+@pytest.mark.fault(
+    8,
+    how="a data folder that a node of a cluster does not have",
+    saw=(
+        "refused before the first trial: `every node must see it`, with the node's name and s3:// as the "
+        "way out"
+    ),
+    seam=True,
+)
 def test_on_several_machines_each_must_see_the_run_and_the_data(
     shared_ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

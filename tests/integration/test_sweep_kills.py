@@ -46,6 +46,14 @@ def shared(shared_ray: str) -> dict[str, str]:
     return {"THRESHER_RAY_ADDRESS": shared_ray}
 
 
+@pytest.mark.fault(
+    1,
+    how="SIGKILL to the driver of a real sweep on Ray at random instants, and `resume` after each",
+    saw=(
+        "the same decisions, trials and history as a sweep that nobody killed; what was recorded before "
+        "a kill stands"
+    ),
+)
 def test_a_run_killed_at_random_instants_comes_to_the_same_as_one_left_alone(
     tmp_path: Path, zygote: Zygote, shared: dict[str, str]
 ) -> None:
@@ -73,6 +81,11 @@ def test_a_run_killed_at_random_instants_comes_to_the_same_as_one_left_alone(
         pd.testing.assert_frame_equal(mine, theirs)
 
 
+@pytest.mark.fault(
+    6,
+    how="SIGTERM to the driver's process group, as schedulers and spot notices do",
+    saw="exit 143; every trial PAUSED with a checkpoint at or after its last evaluation; no process left",
+)
 def test_a_terminated_driver_leaves_checkpoints_and_no_process(tmp_path: Path, zygote: Zygote) -> None:
     (tmp_path / "toy.json").write_text(json.dumps({"sleep": 0.1}))
     run = tmp_path / NAME
@@ -93,6 +106,11 @@ def test_a_terminated_driver_leaves_checkpoints_and_no_process(tmp_path: Path, z
         assert checkpoint["step"] >= trial.step > 0
 
 
+@pytest.mark.fault(
+    7,
+    how="SIGINT once (trials end their step) and twice (steps of 30 s that nobody waits for)",
+    saw="exit 130, trials PAUSED, a message each time, no process left",
+)
 @pytest.mark.parametrize("presses", [1, 2])
 def test_ctrl_c_pauses_and_a_second_one_ends_at_once(tmp_path: Path, zygote: Zygote, presses: int) -> None:
     # With one press the trials finish their step; with two, steps are so long that nobody could wait for them.
@@ -111,6 +129,14 @@ def test_ctrl_c_pauses_and_a_second_one_ends_at_once(tmp_path: Path, zygote: Zyg
     assert [trial.state for trial in state.trials.values()] == [TrialState.PAUSED]
 
 
+@pytest.mark.fault(
+    9, 10,
+    how="SIGKILL to a driver, whose Ray (head and workers) dies with it; then two `resume` at once",
+    saw=(
+        "no process is left; the first goes on from the run's folder on a new Ray; the second exits 2 "
+        "and names the first's pid"
+    ),
+)
 def test_a_killed_driver_takes_its_ray_along_and_a_second_resume_is_refused(
     tmp_path: Path, zygote: Zygote
 ) -> None:

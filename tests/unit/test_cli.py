@@ -120,6 +120,11 @@ def test_knobs_say_what_cannot_be_searched_and_why(capsys: pytest.CaptureFixture
     assert rows["optimizer.lr"]["search"] == [1e-5, 0.1]
 
 
+@pytest.mark.fault(
+    45,
+    how="22 wrong commands and files",
+    saw="exit 2, one message with what to do, no traceback",
+)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -228,6 +233,11 @@ def test_a_name_that_exists_is_refused_gone_on_with_or_put_aside(
     assert (kept / "events").is_dir()
 
 
+@pytest.mark.fault(
+    20,
+    how="trials.parquet is removed and `table RUN --verify` is called",
+    saw="exit 1 and `missing`; `table RUN` makes it again and --verify exits 0",
+)
 def test_the_table_is_printed_verified_and_written_as_csv(
     run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

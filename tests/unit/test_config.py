@@ -87,6 +87,11 @@ def test_one_threshold_may_be_changed_alone() -> None:
     assert per_class(made("V3.0", threshold=0.8).threshold, NAMES) == (0.8, 0.8, 0.8)
 
 
+@pytest.mark.fault(
+    46,
+    how="ema_decay=2.0, scale_min above scale_max, zoom_min above zoom_max, a threshold of no class",
+    saw="all at once with the values given",
+)
 def test_every_fault_is_reported_at_once_with_what_was_given() -> None:
     found = faults(
         stepz=4, ema_decay=2.0, optimizer={"lr": "fast"}, threshold={"rod": 0.5}, scale_min=500,
@@ -98,6 +103,11 @@ def test_every_fault_is_reported_at_once_with_what_was_given() -> None:
         assert part in text, part
 
 
+@pytest.mark.fault(
+    46,
+    how="thresholds 1.0, -0.1, NaN, a word and a truth value",
+    saw="refused at load, each with what it got",
+)
 @pytest.mark.parametrize("value", [1.0, -0.1, float("nan"), "high", True])
 def test_a_threshold_outside_its_range_is_refused(value: Any) -> None:
     assert "threshold" in faults(threshold={"road": value})[0]
@@ -114,6 +124,11 @@ def test_flatten_and_unflatten_are_inverse(flat: dict[str, int]) -> None:
     assert merge({}, unflatten(flat)) == unflatten(flat)
 
 
+@pytest.mark.fault(
+    47,
+    how="../x, CON, nul.txt, trailing dot, 101 letters, slash, Unicode, leading dash, two dots, NUL",
+    saw="each refused with the rule",
+)
 @pytest.mark.parametrize("name", ["../x", "CON", "a.", "", "a" * 101, "a/b", "naïve", "-x", "nul.txt", "a..b", "a\x00"])
 def test_names_that_are_no_safe_folder_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="name must be"):

@@ -129,6 +129,12 @@ def test_a_damaged_cache_is_built_again(tmp_path: Path, damage: str) -> None:
     assert len(list(pixels.iterdir())) == 4, "what was damaged is gone"
 
 
+@pytest.mark.fault(
+    13,
+    how="ENOSPC at each write, fsync and rename of the pixel cache",
+    saw="refused by name; no part of a cache is left behind",
+    seam=True,
+)
 @pytest.mark.parametrize("place", ["cache.write", "cache.fsync", "cache.rename", "cache.index.rename"])
 def test_a_full_disk_ends_the_build_and_leaves_nothing_behind(tmp_path: Path, place: str) -> None:
     names, cfg = listed_folder(tmp_path / "set")
@@ -222,6 +228,11 @@ def test_whoever_waits_goes_on_once_the_work_is_done(tmp_path: Path) -> None:
     assert len(asked) == 3
 
 
+@pytest.mark.fault(
+    37,
+    how="images cut short after the check, found when a run decodes them",
+    saw="DataError with every file name; no cache is built",
+)
 def test_damaged_images_are_named_and_nothing_is_built(tmp_path: Path) -> None:
     names, cfg = listed_folder(tmp_path / "set")
     for place in (0, 5):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.fault_page import Observed
 from tests.support.folders import LISTED, config, ids_of, image_of, listed_folder, write_folder, write_lists
 from trainable.config import DataConfig
 from trainable.data.check import check, inspect
@@ -33,7 +34,8 @@ def test_a_sound_set_passes_and_is_counted(tmp_path: Path) -> None:
     assert json.loads(json.dumps(report.to_dict()))["ok"] is True
 
 
-def test_a_photo_on_both_sides_is_refused_and_named(tmp_path: Path) -> None:
+@pytest.mark.fault(41, how="patches of one photo in the labeled list and in val; then with allow_leak")
+def test_a_photo_on_both_sides_is_refused_and_named(tmp_path: Path, observed: Observed) -> None:
     root = tmp_path / "set"
     names, cfg = listed_folder(root)
     write_lists(root, {"val": [*names[6:9]], "unlabeled": [names[2], names[4]], "labeled": [*names[:2], names[3]]})
@@ -46,6 +48,7 @@ def test_a_photo_on_both_sides_is_refused_and_named(tmp_path: Path) -> None:
     assert allowed.ok
     assert allowed.leak_allowed
     assert any("allowed by allow_leak" in str(warning) for warning in allowed.warnings)
+    observed(f"{report.faults[0]}; with allow_leak a warning")
 
 
 def test_test_photos_may_not_be_in_the_pool_either(tmp_path: Path) -> None:
@@ -55,6 +58,11 @@ def test_test_photos_may_not_be_in_the_pool_either(tmp_path: Path) -> None:
     assert "both unlabeled and test: p3" in faults_of(cfg, tmp_path)
 
 
+@pytest.mark.fault(
+    41,
+    how="one picture under two names in train and val, recompressed, and as a copy",
+    saw="refused, both names given",
+)
 def test_the_same_picture_under_two_names_is_a_leak(tmp_path: Path) -> None:
     root = tmp_path / "set"
     names, cfg = listed_folder(root)
@@ -84,7 +92,8 @@ def test_an_image_both_labeled_and_unlabeled_is_noted(tmp_path: Path) -> None:
     assert f"{names[0]}, {names[2]}" in str(report.warnings[0])
 
 
-def test_empty_splits_are_refused_with_the_counts(tmp_path: Path) -> None:
+@pytest.mark.fault(40, how="a folder whose images all have masks, then one without any mask")
+def test_empty_splits_are_refused_with_the_counts(tmp_path: Path, observed: Observed) -> None:
     root = tmp_path / "set"
     names = write_folder(root)
     report = inspect(config(root), tmp_path)
@@ -93,11 +102,19 @@ def test_empty_splits_are_refused_with_the_counts(tmp_path: Path) -> None:
     assert inspect(config(root), tmp_path, supervised=True).ok
     for mask in (root / "masks").iterdir():
         mask.unlink()
-    wheres = {fault.where for fault in inspect(config(root), tmp_path).faults}
-    assert {"data.labeled", "data.val"} <= wheres
+    faults = {fault.where: fault for fault in inspect(config(root), tmp_path).faults}
+    assert {"data.labeled", "data.val"} <= set(faults)
+    observed(report.faults[0])
+    observed(faults["data.labeled"])
+    observed("the first is taken by a supervised recipe, which needs no unlabeled images")
     assert len(names) == 12
 
 
+@pytest.mark.fault(
+    42,
+    how="a class without a pixel in val",
+    saw="a warning that names the class",
+)
 def test_a_class_that_no_labeled_image_shows_is_refused_one_absent_from_val_is_noted(tmp_path: Path) -> None:
     root = tmp_path / "set"
     names, cfg = listed_folder(root)
@@ -114,6 +131,11 @@ def test_a_class_that_no_labeled_image_shows_is_refused_one_absent_from_val_is_n
     assert [warning.where for warning in report.warnings] == ["class road"]
 
 
+@pytest.mark.fault(
+    37,
+    how="images cut short whose headers are good",
+    saw="`data check` lists each file",
+)
 def test_damaged_images_are_found_by_decoding(tmp_path: Path) -> None:
     root = tmp_path / "set"
     names, cfg = listed_folder(root)

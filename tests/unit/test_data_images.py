@@ -65,6 +65,11 @@ def test_gray_has_one_channel(tmp_path: Path) -> None:
     assert np.array_equal(read_image(path), np.dstack([GRAY] * 3))
 
 
+@pytest.mark.fault(
+    39,
+    how="palette, RGBA, LA, CMYK and 1-bit files without loss",
+    saw="converted, pixel by pixel as expected",
+)
 @pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "CMYK", "1"])
 def test_other_modes_are_converted_where_nothing_is_lost(tmp_path: Path, mode: str) -> None:
     expected = RGB.copy()
@@ -83,6 +88,11 @@ def test_other_modes_are_converted_where_nothing_is_lost(tmp_path: Path, mode: s
     assert np.array_equal(read_pixels(saved(path, picture)), expected)
 
 
+@pytest.mark.fault(
+    39,
+    how="all eight EXIF orientations in four formats",
+    saw="turned upright, as Pillow does it",
+)
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 def test_the_exif_orientation_is_applied_as_pillow_applies_it(tmp_path: Path, orientation: int, suffix: str) -> None:
@@ -100,6 +110,11 @@ def test_the_exif_orientation_is_applied_as_pillow_applies_it(tmp_path: Path, or
     assert found.shape[:2] == (read_header(path).height, read_header(path).width)
 
 
+@pytest.mark.fault(
+    39,
+    how="16-bit gray whose values are 257 times a byte, and others",
+    saw="the first is converted exactly, the second refused by name",
+)
 def test_16_bit_gray_is_taken_only_where_8_bits_hold_it(tmp_path: Path) -> None:
     for suffix in ("png", "tif"):
         path = saved(tmp_path / f"a.{suffix}", Image.fromarray(GRAY.astype(np.uint16) * 257))
@@ -155,6 +170,14 @@ def refusals(folder: Path) -> dict[str, Path]:
     }
 
 
+@pytest.mark.fault(
+    39, 43,
+    how=(
+        "19 files: transparency, black ink, floats, 16-bit RGB, several pages, objects in .npy, and PNGs "
+        "of 30000 x 30000 and 10000 x 9000 pixels in a few bytes"
+    ),
+    saw="each refused by name before decoding; the bombs by their header",
+)
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_what_cannot_be_read_without_loss_is_refused_by_name(tmp_path: Path) -> None:
     for words, path in refusals(tmp_path).items():
@@ -185,6 +208,11 @@ def whole_files() -> dict[str, bytes]:
 WHOLE = whole_files()
 
 
+@pytest.mark.fault(
+    37,
+    how="150 files with random bytes changed and cut off, in five formats",
+    saw="pixels, or a DataError with the file name; never another exception",
+)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(suffix=st.sampled_from(sorted(WHOLE)), data=st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from tests.support.fault_page import Observed
 from tests.support.folders import COLORS, NAMES, U8, as_rgb, ids_of, save_palette
 from tests.unit.test_data_images import png_of
 from trainable.data.classes import ClassTable, voc_classes, voc_palette
@@ -107,7 +108,8 @@ def test_a_palette_in_another_order_is_followed_and_reported(tmp_path: Path) -> 
     assert decide_readings([census], CLASSES) == ({"palette": "color"}, ("palette",))
 
 
-def test_an_unknown_color_names_file_pixels_and_nearest_class(tmp_path: Path) -> None:
+@pytest.mark.fault(38, how="an RGB mask with four pixels of a color close to a class's")
+def test_an_unknown_color_names_file_pixels_and_nearest_class(tmp_path: Path, observed: Observed) -> None:
     rgb = as_rgb(IDS)
     rgb[2, :4] = (199, 41, 42)
     Image.fromarray(rgb).save(tmp_path / "a.png")
@@ -117,18 +119,23 @@ def test_an_unknown_color_names_file_pixels_and_nearest_class(tmp_path: Path) ->
     assert "199 41 42 (4 px; nearest: roof 200 40 40, distance 2)" in str(fault)
     with pytest.raises(DataError, match="199 41 42"):
         read_set([tmp_path / "a.png"], CLASSES)
+    observed(fault)
 
 
-def test_an_id_out_of_range_names_value_and_pixels(tmp_path: Path) -> None:
+@pytest.mark.fault(38, how="a gray mask with a class number beyond the last")
+def test_an_id_out_of_range_names_value_and_pixels(tmp_path: Path, observed: Observed) -> None:
     path = gray(tmp_path / "a.png", [[0, 1, 7, 7]])
-    with pytest.raises(DataError, match=r"ids must be 0 to 2, or 255 for ignore, but got 7 \(2 px\)"):
+    with pytest.raises(DataError, match=r"ids must be 0 to 2, or 255 for ignore, but got 7 \(2 px\)") as caught:
         read_set([path], CLASSES)
+    observed(caught.value)
 
 
-def test_a_lossy_mask_is_recognized(tmp_path: Path) -> None:
+@pytest.mark.fault(38, how="a color mask saved as JPEG")
+def test_a_lossy_mask_is_recognized(tmp_path: Path, observed: Observed) -> None:
     Image.fromarray(np.kron(as_rgb(IDS), np.ones((4, 4, 1), np.uint8))).save(tmp_path / "a.jpg", quality=60)
-    with pytest.raises(DataError, match="lossy format or smoothed edges"):
+    with pytest.raises(DataError, match="lossy format or smoothed edges") as caught:
         read_set([tmp_path / "a.jpg"], CLASSES)
+    observed(f"refused: {str(caught.value).rpartition(' more; ')[2]}")
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,14 @@ def test_scores_equal_scikit_learn_and_torchmetrics_over_present_classes(seed: i
         assert values[f"val/iou/{name}"] == (None if expected is None else pytest.approx(expected, abs=1e-6))
 
 
+@pytest.mark.fault(
+    42,
+    how="a class without a labeled pixel, predicted and not",
+    saw=(
+        "left out of mIoU; predicting it still costs the classes it takes from; its own IoU is missing, "
+        "with the reason"
+    ),
+)
 def test_an_absent_class_takes_no_part_in_the_mean_but_predicting_it_costs() -> None:
     names = ["a", "b", "absent"]
     clean = metrics.scores(torch.tensor([[4, 0, 0], [0, 4, 0], [0, 0, 0]]), names)
@@ -96,6 +104,11 @@ def test_excluded_classes_leave_the_means_only() -> None:
     assert values["train/iou/background"] == pytest.approx(10 / 15)
 
 
+@pytest.mark.fault(
+    29,
+    how="a confusion matrix without a labeled pixel",
+    saw="every score is missing, never 0, and `missing_reasons` says why for each",
+)
 def test_a_split_without_labels_has_no_value_and_says_why() -> None:
     values = metrics.scores(torch.zeros(2, 2, dtype=torch.int64), ["a", "b"], positive_class=1)
     assert set(values.values()) == {None}

@@ -111,6 +111,11 @@ def test_fields_are_checked(kind: str, payload: dict[str, Any], message: str) ->
         check_fields(kind, payload)
 
 
+@pytest.mark.fault(
+    21,
+    how="a run_opened of the next schema",
+    saw="SchemaError names both schemas",
+)
 def test_a_newer_schema_is_refused_by_name() -> None:
     line = encode(Event(0, 1, "t", "run_opened", natural(opened(schema=2))))
     with pytest.raises(SchemaError, match="schema must be at most 1, but got schema=2"):
@@ -259,6 +264,11 @@ def test_states() -> None:
     assert log.state.generation == 1 and log.state.incompatible == {2} and set(log.state.spaces) == {0, 1}
 
 
+@pytest.mark.fault(
+    28,
+    how="a trial that was best and then diverged",
+    saw="it is never the best trial",
+)
 def test_a_diverged_trial_is_never_best() -> None:
     log = _Log()
     for number, value in enumerate((0.9, 0.5, 0.5)):
@@ -300,6 +310,11 @@ def test_nothing_is_told_of_a_running_trial() -> None:
         told_payload(log.state.trials[0])
 
 
+@pytest.mark.fault(
+    2,
+    how="a log that stops between the last evaluation and the trial's end",
+    saw="the end and what the searcher is told are derived and written once; a second replay adds nothing",
+)
 def test_an_end_that_a_crash_ate_is_derived() -> None:
     log = _Log(config={"resources": {"gpus_per_trial": 2, "workers_per_trial": 1}})
     log.ask(0)

@@ -135,6 +135,11 @@ resources: {gpus_per_trial: -1, workers_per_trial: 0}
 """
 
 
+@pytest.mark.fault(
+    44, 45, 47,
+    how="a sweep file with sixteen faults: wrong types, unknown keys, `name: ../escape`, an unknown recipe",
+    saw="all sixteen at once with file:line:key and the nearest valid name",
+)
 def test_every_fault_of_the_structure_is_reported_at_once_with_its_line(folder: Path) -> None:
     found = messages(folder, BAD, ("storage=",))
     places = {message.split(": ")[0] for message in found}
@@ -151,6 +156,14 @@ def test_every_fault_of_the_structure_is_reported_at_once_with_its_line(folder: 
     assert "did you mean 'per_class'?" in text
 
 
+@pytest.mark.fault(
+    46,
+    how=(
+        "nine faults of knobs, among them a threshold of 1.5, warm-up longer than the run, grace_steps "
+        "above steps"
+    ),
+    saw="all at once with file and line",
+)
 def test_every_fault_of_the_knobs_is_reported_at_once_with_its_line(folder: Path) -> None:
     text = GOOD.replace("  batch_size: 8\n", "  batch_size: true\n  stepz: 100\n  crop_size: '64'\n")
     text = text.replace("road: 0.7", "road: 1.5, rod: 0.3").replace("lr: 5e-4", "lr: -1, warmup_steps: 5000")
@@ -175,6 +188,11 @@ def test_thresholds_go_by_the_classes_of_the_data(folder: Path) -> None:
     assert "(land, road), but got 'rod'; did you mean 'road'?" in message
 
 
+@pytest.mark.fault(
+    45,
+    how="a space with an unknown knob, class and name",
+    saw="each named with its line and the nearest valid name",
+)
 def test_a_space_is_checked_against_knobs_classes_and_what_is_fixed(folder: Path) -> None:
     bad = "{st.wieght: {low: 1, high: 2}, threshold.rod: {}, steps: [1, 2], threshold.road: {}}"
     found = messages(folder, GOOD.replace("{st.weight: {low: 0.5, high: 2}, ema_decay: {}}", bad))
@@ -187,11 +205,21 @@ def test_a_space_is_checked_against_knobs_classes_and_what_is_fixed(folder: Path
     assert "did you mean 'per_class/full'?" in message
 
 
+@pytest.mark.fault(
+    46,
+    how="grace_steps=3000 with steps=2000",
+    saw="refused: grace_steps must not exceed steps=2000",
+)
 def test_the_first_rung_must_lie_within_the_run(folder: Path) -> None:
     [message] = messages(folder, GOOD.replace("{trials: 12,", "{asha: {grace_steps: 3000},"))
     assert message.startswith("sweep.yaml:13:search.asha.grace_steps: grace_steps must not exceed steps=2000")
 
 
+@pytest.mark.fault(
+    45,
+    how="`objective: val/mIoU`",
+    saw="refused: did you mean 'val/miou'?, with the list of metrics",
+)
 def test_the_objective_must_be_a_metric_of_the_run(folder: Path) -> None:
     [message] = messages(folder, GOOD.replace("{trials: 12,", "{objective: val/mIoU,"))
     assert message.startswith("sweep.yaml:13:search.objective: ")

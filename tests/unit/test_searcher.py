@@ -61,6 +61,14 @@ def test_the_search_holds_something_of_everything(alone: MemoryLog, three: Memor
     ]
 
 
+@pytest.mark.fault(
+    2,
+    how=(
+        "the log of a search is cut after every event and in the middle of every line, and the search "
+        "goes on"
+    ),
+    saw="every suggestion, decision and `told` equals the unbroken search; each trial is told once",
+)
 def test_one_at_a_time_cut_after_every_event_and_in_every_line(alone: MemoryLog) -> None:
     wanted, lines = essence(alone.state), [encode(event) for event in alone.events]
     # One asker for all: what it keeps from one log must not show in the next.
@@ -420,6 +428,11 @@ def test_baselines_are_measured_by_the_yardstick_of_the_search() -> None:
     assert (flat["exclude_classes"], flat["grad_clip"]) == (["road"], 1.0)
 
 
+@pytest.mark.fault(
+    22,
+    how="a space that changes between two generations",
+    saw="the sampler sees old trials where the new space can represent them, and no others",
+)
 def test_a_new_generation_sees_what_its_space_can_represent(alone: MemoryLog) -> None:
     log = MemoryLog(alone.events)
     spec = {"from": "per_class/quick", "optimizer.lr": {"low": 1e-4, "high": 1e-2}}

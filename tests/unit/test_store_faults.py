@@ -108,12 +108,28 @@ def test_every_point_is_crashed_at() -> None:
     assert ours == {*LOCAL, *REMOTE, *PREPARED}
 
 
+@pytest.mark.fault(
+    1, 4,
+    how=(
+        "the process ends at every write, fsync, link and rename of log, lease and tables, one after the "
+        "other"
+    ),
+    saw=(
+        "temporary files are ignored and removed, tables open and agree with the log, the search ends as "
+        "an unbroken one"
+    ),
+)
 @pytest.mark.parametrize("fault", _cases(LOCAL))
 def test_in_a_folder(fault: str, tmp_path: Path, wanted: RunState) -> None:
     tables = fault.startswith("file.")
     crash_and_go_on(crash.Job(str(tmp_path / "run"), tmp_path / "said", TRIALS, fault, tables), wanted)
 
 
+@pytest.mark.fault(
+    1,
+    how="the process ends before and after every put and delete of log, merge and lease on an S3 server",
+    saw="nothing acknowledged is lost; the search ends as an unbroken one",
+)
 @pytest.mark.parametrize("fault", _cases(REMOTE))
 def test_on_s3(fault: str, tmp_path: Path, wanted: RunState, server: S3Server) -> None:
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}

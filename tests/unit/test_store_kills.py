@@ -97,6 +97,14 @@ def soak(job: crash.Job, kills: int, wanted: RunState, rng: random.Random) -> Ta
     return tally
 
 
+@pytest.mark.fault(
+    1,
+    how="SIGKILL at random instants to a process that searches and writes tables in a folder",
+    saw=(
+        "every acknowledged event is there once, none lost or doubled; the search goes on to the same "
+        "trials as an unbroken one"
+    ),
+)
 def test_in_a_folder(tmp_path: Path, wanted: RunState) -> None:
     job = crash.Job(str(tmp_path / "run"), tmp_path / "said", TRIALS, tables=True)
     tally = soak(job, KILLS, wanted, random.Random(0))
@@ -104,6 +112,11 @@ def test_in_a_folder(tmp_path: Path, wanted: RunState) -> None:
     assert tally.kills == KILLS
 
 
+@pytest.mark.fault(
+    1,
+    how="the same kills on an S3 server",
+    saw="nothing lost or doubled; the same trials as an unbroken search",
+)
 def test_on_s3(tmp_path: Path, wanted: RunState, server: S3Server) -> None:
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     job = crash.Job(f"{server.uri}/run", tmp_path / "said", TRIALS, environment=environment)

@@ -48,6 +48,14 @@ def _take(path: Path, clock: FakeClock, floor: int = 0) -> Lease:
     return acquire(LocalLeaseFile(path, clock), "run", clock, lambda: floor)
 
 
+@pytest.mark.fault(
+    10,
+    how="leases of living and dead processes here and elsewhere, of an earlier boot, released and expired",
+    saw=(
+        "a dead pid on this host and an earlier boot are followed at once; another host's only after it "
+        "went stale"
+    ),
+)
 def test_how_a_lease_stands(clock: FakeClock, dead: int) -> None:
     now = clock.wall()
     assert liveness(_holder(clock), clock) == INF

@@ -51,6 +51,11 @@ def _only_segment(run: Path) -> Path:
 # ---- torn tails ----
 
 
+@pytest.mark.fault(
+    20,
+    how="a log cut at every byte of its last lines",
+    saw="the whole lines count, their number is reported, the owner cuts the rest off",
+)
 def test_torn_at_every_byte_of_the_last_lines(finished: Path, tmp_path: Path) -> None:
     """A reader leaves the unfinished line out, an owner cuts it off; every whole line stands."""
     data = _only_segment(finished).read_bytes()
@@ -93,6 +98,11 @@ def test_a_search_torn_in_the_middle_of_a_line_goes_on(tmp_path: Path) -> None:
             assert essence(log.state) == wanted
 
 
+@pytest.mark.fault(
+    20,
+    how="500 zero bytes at the end of a log, as a power cut leaves them",
+    saw="they do not count; `unfinished line of 500 bytes` is reported",
+)
 def test_zeros_after_a_power_cut_are_a_torn_tail(finished: Path) -> None:
     path = _only_segment(finished)
     before = path.read_bytes()
@@ -105,6 +115,14 @@ def test_zeros_after_a_power_cut_are_a_torn_tail(finished: Path) -> None:
 # ---- damage ----
 
 
+@pytest.mark.fault(
+    20,
+    how="one bit flipped in the middle of a log",
+    saw=(
+        "refused with file and line; nothing is changed; keeping the lines before it, as the message "
+        "says, works"
+    ),
+)
 def test_a_flipped_bit_is_named_and_nothing_is_changed(finished: Path) -> None:
     path = _only_segment(finished)
     data = bytearray(path.read_bytes())
@@ -140,6 +158,11 @@ def test_a_line_that_is_no_event(finished: Path) -> None:
         list(open_store(finished).read())
 
 
+@pytest.mark.fault(
+    21,
+    how="an event of a type that only a newer version knows",
+    saw="SchemaError names file, line, event and schema; no file is changed",
+)
 def test_a_newer_event_is_refused_with_its_place(finished: Path) -> None:
     path = _only_segment(finished)
     count = path.read_bytes().count(b"\n")
@@ -152,6 +175,11 @@ def test_a_newer_event_is_refused_with_its_place(finished: Path) -> None:
     assert sorted(finished.rglob("*")) == before and (finished / "lease.json").read_bytes() == lease
 
 
+@pytest.mark.fault(
+    21,
+    how="a run of the first schema, kept as a fixture",
+    saw="it opens, with every state, rung and generation",
+)
 def test_the_first_schema_opens_for_ever() -> None:
     """The fixture is never written again: it is what an old run looks like."""
     state = fold(LocalStore(ROOT / "tests" / "fixtures" / "run_schema1").read())
@@ -195,6 +223,11 @@ def test_the_log_rotates(run: Path) -> None:
         assert [event.seq for event in open_store(run).read(after)] == list(range(after + 1, state.seq + 1))
 
 
+@pytest.mark.fault(
+    10,
+    how="an owner that slept through its lease writes a line after another took over",
+    saw="its line does not count, and its next append raises LeaseLostError",
+)
 def test_lines_that_a_fenced_writer_adds_late_do_not_count(run: Path) -> None:
     clock, other = FakeClock(), FakeClock()
     stale = RunLog.create(open_store(run, clock), heartbeat=False, **opened())
@@ -241,6 +274,11 @@ def test_leftovers_of_a_crash_are_removed_those_of_others_are_not(run: Path) -> 
     assert sorted(path.name for path in run.rglob("*.tmp")) == sorted([mine.name, lease.name])
 
 
+@pytest.mark.fault(
+    10,
+    how="the owner's process ends without giving the lease back",
+    saw="the next owner takes over without waiting, with a higher epoch",
+)
 def test_a_dead_owner_on_this_machine_is_followed_at_once(run: Path) -> None:
     script = f"""
         import os
@@ -259,6 +297,12 @@ def test_a_dead_owner_on_this_machine_is_followed_at_once(run: Path) -> None:
 # ---- disks that fail ----
 
 
+@pytest.mark.fault(
+    13,
+    how="ENOSPC in the write and in the fsync of a line",
+    saw="the half-written line is taken off again; the same call succeeds afterwards",
+    seam=True,
+)
 @pytest.mark.parametrize("point", ["events.write", "events.fsync"])
 def test_a_full_disk_leaves_whole_lines_and_the_call_can_be_made_again(run: Path, point: str) -> None:
     with RunLog.create(open_store(run), heartbeat=False, **opened()) as log:
@@ -294,6 +338,12 @@ def test_a_line_that_cannot_be_taken_off_again(run: Path) -> None:
     assert len(list((run / "events").iterdir())) == 2
 
 
+@pytest.mark.fault(
+    16,
+    how="ESTALE, as NFS gives it, in an fsync; then EROFS",
+    saw="the first is tried again after a pause, the second raises at once",
+    seam=True,
+)
 def test_errors_that_pass_are_waited_out_and_others_are_not(run: Path) -> None:
     clock = FakeClock()
     with RunLog.create(open_store(run, clock), heartbeat=False, **opened()) as log:
@@ -364,6 +414,14 @@ def _in_namespace(script: str, tmp_path: Path) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.fault(
+    13,
+    how="a tmpfs of 256 KB that fills up while events are appended",
+    saw=(
+        "StoreFullError; every line that was acknowledged is whole; after space is freed the same append "
+        "succeeds"
+    ),
+)
 def test_a_disk_that_really_fills_up(tmp_path: Path) -> None:
     script = """
         import subprocess, sys
@@ -396,6 +454,14 @@ def test_a_disk_that_really_fills_up(tmp_path: Path) -> None:
     assert done.stdout == "ok\n", done.stderr
 
 
+@pytest.mark.fault(
+    15,
+    how="a tmpfs remounted read-only below a run",
+    saw=(
+        "preflight, create and resume are refused: `the storage must be writable, but it is read-only`; "
+        "reading goes on"
+    ),
+)
 def test_a_file_system_that_really_is_read_only(tmp_path: Path) -> None:
     script = """
         import subprocess, sys

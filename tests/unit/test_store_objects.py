@@ -213,6 +213,11 @@ def test_a_stale_writer_after_a_merge(memory: str) -> None:
 # ---- a network that fails ----
 
 
+@pytest.mark.fault(
+    16,
+    how="an S3 server that answers 503 and loses answers to writes that it made",
+    saw="bounded, jittered retries of at most 10 s; the search ends as an undisturbed one",
+)
 def test_a_flaky_network_is_waited_out(server: S3Server, s3: str) -> None:
     clock = FakeClock()
     wanted = essence(unbroken(open_store(f"memory://wanted-{next(_counter)}"), 3))
@@ -226,6 +231,11 @@ def test_a_flaky_network_is_waited_out(server: S3Server, s3: str) -> None:
     assert essence(fold(open_store(s3).read())) == wanted
 
 
+@pytest.mark.fault(
+    16,
+    how="a put that was made but answered by 503",
+    saw="the event counts once",
+)
 def test_a_put_whose_answer_got_lost_counts_once(server: S3Server, s3: str) -> None:
     with RunLog.create(open_store(s3, FakeClock()), heartbeat=False, **opened()) as log:
         log.append("asked", trial=0, **ASK)
@@ -274,6 +284,14 @@ def test_what_the_thread_finds_in_the_log_is_not_lost(server: S3Server, s3: str)
     assert fold(open_store(s3).read()) == log.state
 
 
+@pytest.mark.fault(
+    16,
+    how="an S3 server that answers nothing but 503",
+    saw=(
+        "evaluations wait in memory, a decision raises after 6 tries; when the server is back everything "
+        "is written once"
+    ),
+)
 def test_an_outage_is_bounded_and_what_waits_survives_it(server: S3Server, s3: str) -> None:
     clock = FakeClock()
     with RunLog.create(open_store(s3, clock), heartbeat=False, **opened()) as log:

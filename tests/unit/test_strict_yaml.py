@@ -113,6 +113,11 @@ def test_an_override_finds_keys_with_dots() -> None:
         loads("a: [1, 2]").with_value(["a", "0"], 3, "--set a.0")
 
 
+@pytest.mark.fault(
+    44,
+    how="one file with anchor, alias, duplicate key, tag, merge key, NaN, empty key and list as key",
+    saw="all eight reported at once, each with file:line:key",
+)
 def test_every_fault_of_the_writing_is_reported_at_once(tmp_path: Path) -> None:
     text = "a: &x 1\nb: *x\na: 2\nc: !!str 3\nd: {<<: 1, e: .nan, '': 1}\n? [k]\n: 1\n"
     assert [(where, message.split(";")[0].split(",")[0]) for where, message in faults(text, tmp_path)] == [
@@ -127,6 +132,11 @@ def test_every_fault_of_the_writing_is_reported_at_once(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.fault(
+    44,
+    how="sixty nested aliases",
+    saw="refused without being built",
+)
 def test_a_bomb_of_aliases_is_refused_without_being_built() -> None:
     lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]
     with pytest.raises(ConfigError, match="aliases"):
@@ -143,23 +153,43 @@ def test_size_has_a_limit(tmp_path: Path) -> None:
     assert "at most 256 KB" in faults("a: " + "x" * MAX_BYTES, tmp_path)[0][1]
 
 
+@pytest.mark.fault(
+    44,
+    how="lines indented by tabs",
+    saw="each line named: `must be indented by spaces, but got a tab`",
+)
 def test_tabs_are_named_line_by_line(tmp_path: Path) -> None:
     assert faults("a:\n\tb: 1\n\tc: 2\n", tmp_path) == [
         (f"sweep.yaml:{n}", "lines must be indented by spaces, but got a tab; use two spaces") for n in (2, 3)
     ]
 
 
+@pytest.mark.fault(
+    44,
+    how="UTF-16 and UTF-32 files",
+    saw="`save it as UTF-8`",
+)
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_wide_encodings_are_named(encoding: str, tmp_path: Path) -> None:
     assert "save it as UTF-8" in faults("name: x\n".encode(encoding), tmp_path)[0][1]
 
 
+@pytest.mark.fault(
+    44,
+    how="a UTF-8 file with a byte order mark",
+    saw="read as if it had none",
+)
 def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
     path = tmp_path / "bom.yaml"
     path.write_bytes("name: \u00fc\n".encode("utf-8-sig"))
     assert load(path).data == {"name": "\u00fc"}
 
 
+@pytest.mark.fault(
+    44,
+    how="a Latin-1 file",
+    saw="refused with line and byte",
+)
 def test_latin_1_is_refused_with_its_line(tmp_path: Path) -> None:
     [(where, message)] = faults("a: 1\nname: \u00fc\n".encode("latin-1"), tmp_path)
     assert where == "sweep.yaml:2"
@@ -208,6 +238,11 @@ def test_any_punctuation_gives_data_or_a_config_error(text: str) -> None:
         assert error.faults
 
 
+@pytest.mark.fault(
+    44,
+    how="200 files of random bytes",
+    saw="data, or a ConfigError",
+)
 @settings(max_examples=200)
 @given(st.binary(max_size=60))
 def test_any_bytes_give_data_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:

@@ -139,6 +139,11 @@ def test_a_run_whose_first_event_was_never_written_whole_may_begin_again(tmp_pat
         refuse_taken(torn)
 
 
+@pytest.mark.fault(
+    11,
+    how="--fresh on a run that a living process drives",
+    saw="LeaseHeldError; the run stands untouched",
+)
 def test_a_run_that_somebody_drives_is_not_put_aside(tmp_path: Path) -> None:
     with opened(tmp_path), pytest.raises(LeaseHeldError):
         set_aside(open_store(tmp_path / "toy"))
@@ -233,6 +238,11 @@ def test_progress_is_drawn_on_any_console(tmp_path: Path, terminal: bool, encodi
 # ---- telling somebody ----
 
 
+@pytest.mark.fault(
+    36,
+    how="a notify command that exits 5, and one that does not exist",
+    saw="a warning in the log each; the result stands",
+)
 def test_a_notification_that_fails_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     result = SweepResult(3, None, "/runs/x", {"COMPLETE": 1}, 4, 0.5)
     config = toy_config(tmp_path)

@@ -115,6 +115,11 @@ def test_plain_pandas_opens_both(run: Path) -> None:
         assert row["space_hash"] == "s" * 64 and not row["allow_leak"]
 
 
+@pytest.mark.fault(
+    29,
+    how="trials that measure NaN for a while",
+    saw="the table has no value there, and best comes from finite ones",
+)
 def test_a_metric_that_was_not_finite_is_missing(run: Path) -> None:
     _written(open_store(run))
     history = pd.read_parquet(run / "history")
@@ -416,6 +421,11 @@ def test_up_to_date_tables_are_read_without_the_log(run: Path, monkeypatch: pyte
     assert len(load_trials(store)) == 6 and len(load_history(store)) == len(state.history)
 
 
+@pytest.mark.fault(
+    4, 20,
+    how="Parquet files cut short, emptied and overwritten at the start",
+    saw="tables are made again from the log, equal to before",
+)
 @pytest.mark.parametrize("name", ["trials.parquet", "history/part-00000.parquet"])
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-20], lambda data: b"", lambda data: b"PAR1" + data[8:]]
@@ -500,6 +510,11 @@ def test_what_is_missing_extra_or_different_is_named(run: Path) -> None:
     assert verify(run).missing == ["trials.parquet: is not there"]
 
 
+@pytest.mark.fault(
+    20,
+    how="the last Parquet part of the history is removed",
+    saw="`verify` counts each of its rows as missing",
+)
 def test_a_last_part_that_is_gone_is_missing(run: Path) -> None:
     store = open_store(run)
     with RunLog.create(store, heartbeat=False, **opened()) as log:

@@ -70,6 +70,12 @@ def test_every_evaluation_is_drawn_once_however_often_it_is_published(tmp_path: 
     assert len({r.settings["id"] for r in server.runs}) == len(server.runs)
 
 
+@pytest.mark.fault(
+    34,
+    how="a publisher that stopped in the middle of a trial",
+    saw="the next draws the remaining evaluations, each once",
+    seam=True,
+)
 def test_a_publisher_that_dies_goes_on_where_it_was(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     first = Publisher(run, WandbConfig(), "online", **seams(FakeWandb()))
@@ -88,6 +94,12 @@ def test_a_damaged_position_means_drawing_again_not_an_error(tmp_path: Path) -> 
     assert publish(run, WandbConfig(), "online", **seams(FakeWandb()))[1] > 0
 
 
+@pytest.mark.fault(
+    34,
+    how="wandb.init that times out three times",
+    saw="offline from then on, said once",
+    seam=True,
+)
 def test_when_nobody_answers_the_run_is_kept_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run")
     server = FakeWandb(refusals=3)
