@@ -84,6 +84,8 @@ class DataConfig(Section):
     volume: VolumeConfig | None = None
     cache: CacheConfig = CacheConfig()
     allow_leak: bool = False
+    hidden_labels: int = Field(20, ge=0)
+    """Unlabeled images whose masks, where there are any, show how right the pseudo-labels are; none trains on them."""
 
     @field_validator("group_by")
     @classmethod
@@ -157,8 +159,8 @@ class LossConfig(Section):
         return self
 
 
-class AugmentConfig(Section):
-    """The weak view (geometry) and the strong view (color and mixing on top of it)."""
+class ViewConfig(Section):
+    """The weak view, geometry alone."""
 
     zoom_min: float = knob(
         0.5, legal=(0.1, 10.0), search=(0.4, 1.0), help="Smallest random zoom of the weak view."
@@ -167,6 +169,19 @@ class AugmentConfig(Section):
         1.6, legal=(0.1, 10.0), search=(1.0, 2.0), help="Largest random zoom of the weak view."
     )
     flip: bool = knob(True, help="Random horizontal mirror.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.zoom_min > self.zoom_max:
+            raise ValueError(
+                f"zoom_min must not exceed zoom_max, but got zoom_min={self.zoom_min}, zoom_max={self.zoom_max}"
+            )
+        return self
+
+
+class AugmentConfig(ViewConfig):
+    """The weak view (geometry) and the strong view (color and mixing on top of it)."""
+
     jitter_p: float = knob(
         0.8, legal=(0.0, 1.0), search=(0.0, 1.0), acts_from="self_training",
         help="Chance that the strong view's colors are jittered.",
@@ -185,14 +200,6 @@ class AugmentConfig(Section):
         0.5, legal=(0.0, 1.0), search=(0.0, 1.0), acts_from="self_training",
         help="Chance that a box of another unlabeled image is pasted into the strong view.",
     )  # fmt: skip
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.zoom_min > self.zoom_max:
-            raise ValueError(
-                f"zoom_min must not exceed zoom_max, but got zoom_min={self.zoom_min}, zoom_max={self.zoom_max}"
-            )
-        return self
 
 
 _YARDSTICK = "it is the yardstick that makes the trials of a search comparable"
@@ -273,7 +280,7 @@ class RecipeConfig(Section):
     exclude_classes: tuple[str, ...] = knob(
         (), searchable=False, why_not=_YARDSTICK, help="Classes left out of the mIoU."
     )
-    augment: AugmentConfig = AugmentConfig()
+    augment: ViewConfig = ViewConfig()
     health: HealthConfig = HealthConfig()
 
     @model_validator(mode="after")
@@ -292,21 +299,12 @@ class RecipeConfig(Section):
             )
 
 
-class PixelRecipeConfig(RecipeConfig):
-    """The knobs that every recipe with pixel-level pseudo-labels shares."""
+class LabeledRecipeConfig(RecipeConfig):
+    """The knobs of a softmax network that learns from labeled images, and of its running average."""
 
-    unlabeled_batch_size: int | None = knob(
-        None, legal=(1, 4096), searchable=False, why_not="it follows batch_size",
-        help="Unlabeled images per step; left out: batch_size.",
-    )  # fmt: skip
     ema_decay: float = knob(
         0.999, legal=(0.0, 1.0), search=(0.9, 0.9999), scale="log1m", horizon=True,
         help="Decay of the averaged network, of parameters and buffers.",
-    )  # fmt: skip
-    st: SelfTrainingConfig = SelfTrainingConfig()
-    threshold: PerClass[Probability] = knob(
-        0.95, legal=(0.0, 1.0), search=(0.2, 0.99), unit="probability", acts_from="self_training", each=True,
-        help="A pixel of a class becomes a pseudo-label where its probability exceeds this.",
     )  # fmt: skip
     loss: LossConfig = LossConfig()
     scale_min: int = knob(
@@ -328,6 +326,21 @@ class PixelRecipeConfig(RecipeConfig):
             yield (
                 f"scale_min must not exceed scale_max, but got scale_min={self.scale_min}, scale_max={self.scale_max}"
             )
+
+
+class PixelRecipeConfig(LabeledRecipeConfig):
+    """The knobs that every recipe with pixel-level pseudo-labels shares."""
+
+    unlabeled_batch_size: int | None = knob(
+        None, legal=(1, 4096), searchable=False, why_not="it follows batch_size",
+        help="Unlabeled images per step; left out: batch_size.",
+    )  # fmt: skip
+    st: SelfTrainingConfig = SelfTrainingConfig()
+    threshold: PerClass[Probability] = knob(
+        0.95, legal=(0.0, 1.0), search=(0.2, 0.99), unit="probability", acts_from="self_training", each=True,
+        help="A pixel of a class becomes a pseudo-label where its probability exceeds this.",
+    )  # fmt: skip
+    augment: AugmentConfig = AugmentConfig()
 
 
 class RunConfig(Section):

@@ -60,7 +60,7 @@ class Row:
 
 
 ROWS = (
-    Row("supervised", {k: v for k, v in PIXEL.items() if k != "threshold"}, ("loss/sup",)),
+    Row("supervised", {k: v for k, v in PIXEL.items() if k.startswith("scale")}, ("loss/sup",)),
     Row("per_class", PIXEL, ("loss/sup", "loss/st", "threshold/a", *ST)),
     Row(
         "s4gan", {"d_threshold": 0.5, "st": {"start_step": 3}, "d_lr": 0.01, "optimizer": {"decay_steps": 10}},

@@ -40,6 +40,8 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def configured(recipe: str, **train_values: Any) -> RunConfig:
     base = TINY if recipe == "two_phase" else PIXEL
+    if recipe == "supervised":
+        base = {k: v for k, v in base.items() if k not in ("st", "threshold")}
     return RunConfig(name="t", recipe=recipe, data={"root": "."}, train=base | train_values, seed=3)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from trainable import health, losses, schedules
 from trainable.config import (
-    AugmentConfig,
     HealthConfig,
     OptimizerConfig,
     PixelRecipeConfig,
@@ -31,7 +30,6 @@ from trainable.recipes.interface import Batch, Nets, Opt, Phase, Recipe, Sched, 
 from trainable.recipes.watch import shared_rules
 
 _YARDSTICK = "it is the yardstick that makes the trials of a search comparable"
-WITHOUT_ZOOM = AugmentConfig(zoom_min=1.0, zoom_max=1.0, flip=False)
 
 
 class AdversarialOptimizerConfig(OptimizerConfig):

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from trainable import ema, losses, schedules
+from trainable.config import AugmentConfig
 from trainable.data.augment import Views
-from trainable.knob import Section, knob
+from trainable.data.loaders import Photometric
+from trainable.knob import Section, knob, redeclared
 from trainable.models import segmenter
 from trainable.optimizers import Optimizer, OptimizerSpec
 
@@ -51,6 +53,16 @@ class MlmtConfig(Section):
         20_000, legal=(0, 10**9), search=(0, 30_000), unit="steps", in_steps=True, acts_from="self_training",
         help="Steps over which that loss's weight rises linearly from 0 to 1.",
     )  # fmt: skip
+    jitter_p: float = redeclared(
+        AugmentConfig, "jitter_p", 0.8, help="Chance that the colors of the classifier's strong view are jittered."
+    )
+    jitter: float = redeclared(AugmentConfig, "jitter", 0.5)
+    gray_p: float = redeclared(
+        AugmentConfig, "gray_p", 0.2, help="Chance that the classifier's strong view is gray."
+    )
+    blur_p: float = redeclared(
+        AugmentConfig, "blur_p", 0.5, help="Chance that the classifier's strong view is blurred."
+    )
 
 
 class PresenceClassifier(nn.Module):
@@ -85,6 +97,11 @@ def present(label: Tensor, num_classes: int) -> Tensor:
     [[1, 0, 1]]
     """
     return losses.one_hot(label, num_classes).flatten(2).amax(2).long()
+
+
+def strong_view(cfg: MlmtConfig) -> Photometric:
+    """Color and blur, without pasting: an image with a piece of another holds other classes."""
+    return Photometric(cfg.jitter_p, cfg.jitter, cfg.gray_p, cfg.blur_p, cutmix_p=0.0)
 
 
 def classifier_schedules(cfg: MlmtConfig) -> dict[str, Callable[[int], float]]:

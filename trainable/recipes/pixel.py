@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainable import ema, health, losses, schedules
-from trainable.config import PixelRecipeConfig, RecipeConfig, per_class
+from trainable.config import LabeledRecipeConfig, PixelRecipeConfig, RecipeConfig, per_class
 from trainable.data.loaders import Geometry, MultiScale, Photometric, Stream
 from trainable.losses.reduction import Normalize
 from trainable.models import segmenter
@@ -18,6 +18,7 @@ from trainable.recipes.interface import Recipe
 from trainable.recipes.watch import shared_rules
 from trainable.task import IGNORE
 
+L = TypeVar("L", bound=LabeledRecipeConfig)
 P = TypeVar("P", bound=PixelRecipeConfig)
 
 
@@ -40,8 +41,8 @@ def optimizer_spec(cfg: RecipeConfig, *nets: str) -> OptimizerSpec:
     )  # fmt: skip
 
 
-class PixelRecipe(Recipe[P]):
-    """A segmentation network `net`, its running average `ema`, and losses over pixels."""
+class LabeledRecipe(Recipe[L]):
+    """A segmentation network `net`, its running average `ema`, and losses over labeled pixels."""
 
     @property
     def evaluated(self) -> str:
@@ -69,33 +70,12 @@ class PixelRecipe(Recipe[P]):
         scale = MultiScale(cfg.scale_min, cfg.scale_max, cfg.scale_every_steps)
         return Stream("labeled", "labeled", cfg.batch_size, cfg.crop_size, self.geometry(), multiscale=scale)
 
-    def unlabeled_stream(self, num_strong: int = 1) -> Stream:
-        """Unlabeled images in the weak view and some strong ones, from `st.start_step` on."""
-        cfg, augment = self.cfg, self.cfg.augment
-        return Stream(
-            "unlabeled", "unlabeled", cfg.unlabeled_batch_size or cfg.batch_size, cfg.crop_size, self.geometry(),
-            strong=Photometric(augment.jitter_p, augment.jitter, augment.gray_p, augment.blur_p, augment.cutmix_p),
-            num_strong=num_strong, labels="none", start_step=cfg.st.start_step,
-        )  # fmt: skip
-
-    def st_weight(self, step: int) -> float:
-        """`st.weight`, after a linear ramp of `st.ramp_steps` from `st.start_step`."""
-        st = self.cfg.st
-        if step < st.start_step:
-            return 0.0
-        share = min(1.0, (step - st.start_step + 1) / st.ramp_steps) if st.ramp_steps else 1.0
-        return st.weight * share
-
     def class_weight(self) -> Tensor:
         """Class weights of cross-entropy, float32[C]."""
         return losses.class_weights(torch.tensor(self.task.class_pixels), self.cfg.loss.class_weights)
 
-    def thresholds(self) -> Tensor:
-        """The configured threshold of every class, float32[C]."""
-        return torch.tensor(per_class(self.cfg.threshold, self.task.class_names), dtype=torch.float32)
-
     def device_state(self) -> dict[str, Tensor]:
-        return {"class_weight": self.class_weight(), "threshold": self.thresholds()}
+        return {"class_weight": self.class_weight()}
 
     def labeled_loss(
         self, logits: Tensor, label: Tensor, target: Target | None = None, normalize: Normalize = "valid"
@@ -127,8 +107,39 @@ class PixelRecipe(Recipe[P]):
         return total
 
     def rules(self) -> list[health.Rule]:
+        return shared_rules(self.cfg, self.task, self.objective)
+
+
+class PixelRecipe(LabeledRecipe[P]):
+    """The same, with unlabeled images and pixel-level pseudo-labels."""
+
+    def unlabeled_stream(self, num_strong: int = 1) -> Stream:
+        """Unlabeled images in the weak view and some strong ones, from `st.start_step` on."""
+        cfg, augment = self.cfg, self.cfg.augment
+        return Stream(
+            "unlabeled", "unlabeled", cfg.unlabeled_batch_size or cfg.batch_size, cfg.crop_size, self.geometry(),
+            strong=Photometric(augment.jitter_p, augment.jitter, augment.gray_p, augment.blur_p, augment.cutmix_p),
+            num_strong=num_strong, labels="none", start_step=cfg.st.start_step,
+        )  # fmt: skip
+
+    def st_weight(self, step: int) -> float:
+        """`st.weight`, after a linear ramp of `st.ramp_steps` from `st.start_step`."""
+        st = self.cfg.st
+        if step < st.start_step:
+            return 0.0
+        share = min(1.0, (step - st.start_step + 1) / st.ramp_steps) if st.ramp_steps else 1.0
+        return st.weight * share
+
+    def thresholds(self) -> Tensor:
+        """The configured threshold of every class, float32[C]."""
+        return torch.tensor(per_class(self.cfg.threshold, self.task.class_names), dtype=torch.float32)
+
+    def device_state(self) -> dict[str, Tensor]:
+        return {**super().device_state(), "threshold": self.thresholds()}
+
+    def rules(self) -> list[health.Rule]:
         named = ", ".join(f"threshold.{c}={t:g}" for c, t in self._named_thresholds())
-        start = self.cfg.st.start_step if self.needs_unlabeled else None
+        start = self.cfg.st.start_step
         return shared_rules(self.cfg, self.task, self.objective, start_step=start, threshold=named)
 
     def _named_thresholds(self) -> list[tuple[str, float]]:

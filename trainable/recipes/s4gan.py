@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from trainable import ema
-from trainable.config import AugmentConfig, RecipeConfig
-from trainable.data.loaders import Photometric, Stream
+from trainable.config import RecipeConfig
+from trainable.data.loaders import Stream
 from trainable.knob import redeclared
 from trainable.optimizers import OptimizerSpec
 from trainable.pseudo_labels.images import fuse_image_labels
@@ -22,6 +22,7 @@ from trainable.recipes.mlmt import (
     classifier_loss,
     classifier_optimizer,
     classifier_schedules,
+    strong_view,
     teach,
 )
 
@@ -98,7 +99,7 @@ class S4gan(Adversarial[S4ganConfig]):
         """Those of the family; the classifier also sees a strong view, which must hold what the weak one holds."""
         labeled, unlabeled, real = super().streams()
         if self.cfg.mlmt.enabled:
-            unlabeled = replace(unlabeled, strong=_strong(self.cfg.augment), num_strong=1)
+            unlabeled = replace(unlabeled, strong=strong_view(self.cfg.mlmt), num_strong=1)
         return labeled, unlabeled, real
 
     def optimizers(self, start: int) -> dict[str, OptimizerSpec]:
@@ -133,8 +134,3 @@ class S4gan(Adversarial[S4ganConfig]):
                 logits = fuse_image_labels(logits, presence, mlmt.presence_threshold, legacy_zero=mlmt.legacy_zero)
         probabilities: Tensor = logits.softmax(1)
         return probabilities
-
-
-def _strong(augment: AugmentConfig) -> Photometric:
-    """Color and blur, without pasting: an image with a piece of another holds other classes."""
-    return Photometric(augment.jitter_p, augment.jitter, augment.gray_p, augment.blur_p, cutmix_p=0.0)

@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 
 from trainable import ema
-from trainable.config import PixelRecipeConfig
+from trainable.config import LabeledRecipeConfig
 from trainable.recipes.interface import Batch, Nets, Opt, Phase, Sched, StepOut
-from trainable.recipes.pixel import PixelRecipe, optimizer_spec
+from trainable.recipes.pixel import LabeledRecipe, optimizer_spec
 
 
-class Supervised(PixelRecipe[PixelRecipeConfig]):
+class Supervised(LabeledRecipe[LabeledRecipeConfig]):
     """Labeled images only; what every semi-supervised recipe has to beat."""
 
     name: ClassVar[str] = "supervised"
@@ -23,7 +23,7 @@ class Supervised(PixelRecipe[PixelRecipeConfig]):
         "networks": "net, ema (evaluated)", "targets": "none", "loss": "ce + dice + focal",
         "schedule": "cosine + warm-up",
     }  # fmt: skip
-    config: ClassVar[type[PixelRecipeConfig]] = PixelRecipeConfig
+    config: ClassVar[type[LabeledRecipeConfig]] = LabeledRecipeConfig
     needs_unlabeled: ClassVar[bool] = False
 
     def phases(self) -> Sequence[Phase]:
