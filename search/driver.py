@@ -67,7 +67,6 @@ class Driver:
         self._said_hold_at = -_SAY_HOLD_EVERY_S
         self._flags, self._retries, self._say = flags, retries, say
         self._live: dict[int, Trial] = {}
-        self._failures: dict[int, list[str]] = {}
         self._endings: list[tuple[TrialState, str | None]] = []
         self._settled: set[tuple[int, int]] = set()
         self._lock = threading.RLock()
@@ -169,16 +168,12 @@ class Driver:
     def _failed(
         self, record: TrialRecord, attempt: int, failure: Failure, log: str, peak_memory_mb: float | None
     ) -> Ending:
-        earlier = self._failures.setdefault(record.number, [])
         ending = of_failure(
-            record, attempt, failure, log, earlier=tuple(earlier), retries=self._retries,
-            asked=self._asked(record.number), run_reason=self._run_reason(), peak_memory_mb=peak_memory_mb,
-            gpus=self.slots.trial_gpus,
+            record, attempt, failure, log, retries=self._retries, asked=self._asked(record.number),
+            run_reason=self._run_reason(), peak_memory_mb=peak_memory_mb, gpus=self.slots.trial_gpus,
         )  # fmt: skip
         if failure.kind == "disk_full":
             self._room_needed = self._largest_file(record.number) * 2
-        else:
-            earlier.append(failure.kind)
         if ending.event == "paused" or ending.payload["state"] == "FAILED":
             self._say(f"trial {record.number}: {failure.message.splitlines()[0]} - {ending.words}")
         return ending

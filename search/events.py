@@ -43,9 +43,12 @@ FIELDS: dict[str, tuple[dict[str, frozenset[type]], dict[str, frozenset[type]]]]
     "started": ({"trial": _INT, "attempt": _INT}, {"node": _OPT_STR, "pid": _OPT_INT, "device": _OPT_STR}),
     "evaluated": (
         {"trial": _INT, "attempt": _INT, "step": _INT, "record": _DICT, "decision": _DICT},
-        {"time_s": _OPT_NUM, "objective": _OPT_NUM, "nonfinite": _DICT},
+        {"time_s": _OPT_NUM, "objective": _OPT_NUM, "nonfinite": _DICT, "health": _OPT_DICT,
+         "peak_memory_mb": _OPT_NUM},
     ),
-    "paused": ({"trial": _INT}, {"attempt": _INT, "step": _OPT_INT, "reason": _OPT_STR}),
+    "paused": (
+        {"trial": _INT}, {"attempt": _INT, "step": _OPT_INT, "reason": _OPT_STR, "failure": _OPT_STR},
+    ),
     "ended": (
         {"trial": _INT, "state": _STR},
         {"attempt": _INT, "stop_reason": _OPT_STR, "error": _OPT_STR | _DICT, "step": _OPT_INT,

@@ -39,6 +39,8 @@ def evaluated(trial: int, attempt: int, report: Report) -> dict[str, Any]:
         "time_s": report.time_s,
         "objective": math.nan if report.objective is None else float(report.objective),
         "record": json.dumps(dict(report.record)),
+        "health": json.dumps(dict(report.health)),
+        "peak_memory_mb": math.nan if report.peak_memory_mb is None else float(report.peak_memory_mb),
     }
 
 

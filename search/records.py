@@ -108,6 +108,7 @@ def _eaten_end(state: RunState, trial: TrialRecord, verdict: Decision) -> dict[s
         "step": trial.step,
         "time_s": trial.time_s,
         "gpu_seconds": gpus * trial.time_s,
-        "peak_memory_mb": None,
-        "health": {},
+        # Both as of the last evaluation: what came after it went with the process.
+        "peak_memory_mb": trial.peak_memory_mb,
+        "health": dict(trial.health),
     }

@@ -220,6 +220,8 @@ class ThresherScheduler(FIFOScheduler):
             objective=result.get("objective"),
             record=json.loads(result["record"]),
             decision=decision.to_json(),
+            health=json.loads(result.get("health") or "{}"),
+            peak_memory_mb=finite(result.get("peak_memory_mb")),
         )
         if decision.ends and decision.action != "complete":
             self._request_stop(number, decision.reason or decision.action)

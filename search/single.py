@@ -195,7 +195,8 @@ def _fit(
         decision = Decision("complete" if report.step >= made.steps else "continue")
         log.append(
             "evaluated", trial=TRIAL, attempt=attempt, step=report.step, time_s=report.time_s,
-            objective=report.objective, record=report.record, decision=decision.to_json(),
+            objective=report.objective, record=report.record, decision=decision.to_json(), health=report.health,
+            peak_memory_mb=report.peak_memory_mb,
         )  # fmt: skip
         _note(directory, f"step {report.step}: {log.state.run['config']['search']['objective']} {report.objective}")
         tables.update(log.state)

@@ -142,6 +142,9 @@ class TrialRecord:
         best_value: best finite objective so far, in the run's direction; `best_step` and `best_record` go with it.
         step: the last step that was evaluated; `steps` may be further: where the trial was paused or ended.
         verdict: the decision that ends the trial, once there is one, though `ended` may not be written yet.
+        failures: kinds of the failures after which it was started again, in the order of the log.
+        health: by rule, the step at which it was first broken; as of the last evaluation, or the end.
+        peak_memory_mb: most memory of all attempts, as far as it is known.
         told_state: what the sampler was told ("complete", "pruned", "fail", "skip"); None when not yet told.
     """
 
@@ -167,6 +170,7 @@ class TrialRecord:
     rung: int | None = None
     verdict: Decision | None = None
     pause_reason: str | None = None
+    failures: list[str] = field(default_factory=list)
     stop_reason: str | None = None
     error: str | dict[str, Any] | None = None
     time_s: float = 0.0
@@ -223,6 +227,7 @@ class TrialRecord:
             # Started again on request: how it ended no longer holds, its rows do.
             self.stop_reason = self.error = self.ended_at = self.verdict = None
             self.told_state = self.told_value = None
+            self.failures = []
         payload = event.payload
         self.state, self.pause_reason = TrialState.RUNNING, None
         self.attempts = max(self.attempts, payload["attempt"])
@@ -249,6 +254,7 @@ class TrialRecord:
         self.evaluations.append(row)
         if row.time_s is not None:
             self.time_s = max(self.time_s, row.time_s)
+        self._measure(payload)
         if row.objective is not None and better(row.objective, self.best_value):
             self.best_value, self.best_step, self.best_record = row.objective, step, row.record
         if step >= self.step:
@@ -265,6 +271,8 @@ class TrialRecord:
         if not self.ended and event.payload.get("attempt", self.attempts) >= self.attempts:
             self.steps = max(self.steps, event.payload.get("step") or 0)
             self.state, self.pause_reason = TrialState.PAUSED, event.payload.get("reason")
+            if event.payload.get("failure") is not None:
+                self.failures.append(event.payload["failure"])
 
     def end(self, event: Event) -> None:
         """Folds in an `ended`; a trial ends once, so what was said first stands."""
@@ -275,5 +283,12 @@ class TrialRecord:
         self.stop_reason, self.error = payload.get("stop_reason"), payload.get("error")
         self.time_s = max(self.time_s, payload.get("time_s") or 0.0)
         self.steps = max(self.steps, payload.get("step") or 0)
-        self.gpu_seconds, self.peak_memory_mb = payload.get("gpu_seconds"), payload.get("peak_memory_mb")
+        self.gpu_seconds = payload.get("gpu_seconds")
+        self._measure(payload)
+
+    def _measure(self, payload: Mapping[str, Any]) -> None:
+        """Takes what an event knows of memory and health; what it does not know stays as it was."""
+        peak = payload.get("peak_memory_mb")
+        if peak is not None:
+            self.peak_memory_mb = max(peak, self.peak_memory_mb or 0.0)
         self.health.update(payload.get("health") or {})

@@ -68,7 +68,6 @@ def of_failure(
     failure: Failure,
     log: str,
     *,
-    earlier: Sequence[str] = (),
     retries: int = 2,
     asked: str | None = None,
     run_reason: str | None = None,
@@ -82,14 +81,13 @@ def of_failure(
         attempt: which start of it.
         failure: what went wrong.
         log: the last lines of its log.
-        earlier: kinds of its failures before this one, in this sitting.
         retries: how often a trial is started again after failures.
         asked: why this trial alone was told to leave.
         run_reason: why the whole run was told to.
         peak_memory_mb: most memory that it held, where known.
         gpus: GPUs that it held.
     """
-    number = trial.number
+    number, earlier = trial.number, trial.failures
     paused = {"trial": number, "attempt": attempt, "step": trial.step, "reason": failure.kind}
     measured: dict[str, Any] = {
         "step": trial.step, "time_s": trial.time_s, "gpu_seconds": gpus * trial.time_s,
@@ -108,7 +106,7 @@ def of_failure(
     if failure.retry and run_reason is not None:
         return Ending("paused", {**paused, "reason": run_reason})
     if failure.retry and _may_try_again(failure, earlier, retries):
-        return Ending("paused", paused, again=True)
+        return Ending("paused", {**paused, "failure": failure.kind}, again=True)
     if failure.retry and earlier:
         failure = replace(failure, message=f"{failure.message}; given up after {attempt} attempts")
     measured["error"] = _in_words(failure, log)
@@ -150,6 +148,7 @@ def _ended(
     trial: TrialRecord, attempt: int, state: str, reason: str | None, found: Mapping[str, Any]
 ) -> dict[str, Any]:
     health = {name: value for name, value in (found.get("health") or {}).items() if value is not None}
+    peaks = [peak for peak in (trial.peak_memory_mb, found.get("peak_memory_mb")) if peak is not None]
     return {
         "trial": trial.number,
         "attempt": attempt,
@@ -159,6 +158,6 @@ def _ended(
         "step": found.get("step"),
         "time_s": found.get("time_s"),
         "gpu_seconds": found.get("gpu_seconds"),
-        "peak_memory_mb": found.get("peak_memory_mb"),
-        "health": health,
+        "peak_memory_mb": max(peaks, default=None),
+        "health": {**trial.health, **health},
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +252,7 @@ class Session:
         self._remember(report)
         if self.rank == 0 and self.state.step == self._phase_start() + self.phase.steps:
             self.recipe.end_phase(self.phase, self._context(_written_before))
-        return report
+        return replace(report, health=dict(self.state.broken), peak_memory_mb=peak_memory_mb(self.device))
 
     def _objective(self, record: dict[str, float | None]) -> float | None:
         metric = self.objective.metric

@@ -21,12 +21,16 @@ class Report:
         time_s: training seconds so far, over all attempts.
         objective: the run's objective here; None where it has no value.
         record: every metric by name; None where it has no value.
+        health: by rule, the step at which it was first broken, so far.
+        peak_memory_mb: most memory of this attempt so far, see `Outcome`; None where it is not known.
     """
 
     step: int
     time_s: float
     objective: float | None
     record: dict[str, float | None]
+    health: dict[str, float] = field(default_factory=dict)
+    peak_memory_mb: float | None = None
 
 
 @dataclass(frozen=True)

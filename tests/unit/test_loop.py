@@ -188,6 +188,15 @@ def test_patience_stops_and_says_so(tmp_path: Path) -> None:
     assert outcome.step < 12
 
 
+def test_every_report_says_which_rules_are_broken_and_how_much_memory_it_took(tmp_path: Path) -> None:
+    health = {"action": "warn", "plateau_evals": 1}
+    outcome, reports = run_whole("supervised", tmp_path, health=health, optimizer={"lr": 0.0, "warmup_steps": 0})
+    assert outcome.health and reports[-1].health == outcome.health
+    for report in reports:
+        assert report.health == {name: at for name, at in outcome.health.items() if at <= report.step}
+        assert report.peak_memory_mb is not None and 0 < report.peak_memory_mb <= outcome.peak_memory_mb
+
+
 def test_patience_may_only_warn(tmp_path: Path) -> None:
     outcome, _ = run_whole(
         "supervised", tmp_path, patience=1, patience_action="warn", optimizer={"lr": 0.0, "warmup_steps": 0}

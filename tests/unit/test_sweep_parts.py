@@ -171,20 +171,11 @@ def test_how_a_trial_left_becomes_its_state(
         assert ending.payload["gpu_seconds"] == 18.0
 
 
-def test_failures_are_tried_again_as_often_as_the_sweep_says_and_no_more() -> None:
-    died_now = died("The actor died unexpectedly", None)
-    earlier: list[str] = []
-    ends = []
-    for attempt in (1, 2, 3):
-        ending = of_failure(trial(), attempt, died_now, "log", earlier=tuple(earlier), retries=2)
-        ends.append((ending.event, ending.again))
-        earlier.append(died_now.kind)
-    assert ends == [("paused", True), ("paused", True), ("ended", False)]
-    assert of_failure(trial(), 1, died_now, "", retries=0).event == "ended"
-    late = classify(OutOfMemoryError("CUDA out of memory"), step=9)
-    assert of_failure(trial(), 2, late, "", earlier=("oom",), retries=5).event == "ended"
+def test_a_failure_is_tried_again_only_where_that_can_help() -> None:
+    assert of_failure(trial(), 1, died("The actor died unexpectedly", None), "", retries=0).event == "ended"
+    assert of_failure(trial(), 1, classify(KeyError("x")), "", retries=5).event == "ended"
     full = classify(OSError(errno.ENOSPC, "full"))
-    assert of_failure(trial(), 9, full, "", earlier=("oom",) * 9, retries=0).again
+    assert of_failure(trial(failures=["oom"] * 9), 9, full, "", retries=0).again
 
 
 def test_a_run_that_ends_keeps_what_could_go_on() -> None:
