@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,14 +11,18 @@ from torch import Tensor
 from trainable import metrics
 from trainable.data.augment import normalize
 from trainable.data.dataset import Dataset
+from trainable.data.items import hidden_mask
 from trainable.data.loaders import U8
 from trainable.data.random import stream_rng
+from trainable.pseudo_labels import Target
+from trainable.pseudo_labels.target import label_accuracy_counts
 from trainable.recipes.interface import Examiner
 from trainable.state import StopQuestion, never_stop
 from trainable.task import IGNORE, Task
 
 TRAIN_IMAGES = 200
 Predict = Callable[[Tensor], Tensor]
+Labels = Callable[[Tensor, Tensor], Target | None]
 
 
 class Interrupted(Exception):
@@ -118,6 +122,50 @@ def evaluate(
     if histogram is not None:
         values[f"{prefix}/auc"] = metrics.histogram_auc(histogram.cpu())
     return values if examiner is None else values | examiner.scores()
+
+
+def label_accuracy(
+    data: Dataset, truth: Mapping[int, U8], labels: Labels, *, device: torch.device, stride: int, size: int,
+    should_stop: StopQuestion = never_stop,
+) -> float | None:  # fmt: skip
+    """The share of right ones among the pseudo-labels that are kept, over pixels whose label is known.
+
+    Args:
+        data: the images. truth: uint8[*S] by position, the hidden labels.
+        labels: normalized images float[B, 3, *P] and bool[B, *P], true inside of the image, to pseudo-labels.
+        device: where to. stride: of the network. size: images at a time. should_stop: asked before each batch.
+
+    Returns:
+        In [0, 1]; None where no pseudo-label was kept, or the recipe chooses none by pixel.
+
+    Raises:
+        Interrupted: `should_stop` said so.
+    """
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    known = torch.zeros_like(right)
+    for group in batches(data.shapes, sorted(truth), size):
+        if should_stop() is not None:
+            raise Interrupted
+        image = padded([data.source.image(i) for i in group], stride).to(device)
+        label = torch.full((len(group), *image.shape[2:]), IGNORE, dtype=torch.int64)
+        inside = torch.zeros(label.shape, dtype=torch.bool)
+        window = (slice(None), *(slice(0, n) for n in data.shapes[group[0]]))
+        label[window] = torch.from_numpy(np.stack([truth[i] for i in group])).long()
+        inside[window] = True
+        target = labels(image, inside.to(device))
+        if target is None:
+            return None
+        counts = label_accuracy_counts(target, label.to(device))
+        right += counts["st/pl_right"]
+        known += counts["st/pl_known"]
+    return right.item() / known.item() if known.item() else None
+
+
+def hidden_labels(data: Dataset, seed: int, number: int) -> dict[int, U8]:
+    """Labels of unlabeled images that happen to have a mask, of up to `number` of them, chosen by the seed."""
+    chosen = sorted(stream_rng(seed, "hidden_labels", 0).permutation(len(data.hidden))[:number])
+    masks = {i: hidden_mask(data.manifest, data.manifest.items[i]) for i in (data.hidden[k] for k in chosen)}
+    return {position: mask for position, mask in masks.items() if mask is not None}
 
 
 def train_positions(data: Dataset, seed: int) -> list[int]:

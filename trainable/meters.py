@@ -147,11 +147,10 @@ def read(sums: Sums, class_names: tuple[str, ...]) -> dict[str, float | None]:
 
 _PER_CLASS = {"threshold"}
 _MEANS = _PER_CLASS | {"st/entropy_limit"}
-_PARTS = {"st/selected", "st/predicted", "st/pl_right", "st/pl_known"}
+_PARTS = {"st/selected", "st/predicted"}
 _RATIOS = {
     "st/ratio": ("st/pixels_selected", "st/pixels_seen"),
     "st/ratio/<class>": ("st/selected", "st/predicted"),
-    "st/pl_accuracy": ("st/pl_right", "st/pl_known"),
 }
 
 

@@ -21,10 +21,11 @@ from trainable.data.loaders import U8, Batches, Prefetcher
 from trainable.data.random import stream_rng, stream_seed
 from trainable.device import autocast, device_name, peak_memory_mb
 from trainable.errors import ConfigError, Fault, TrainingDiverged
-from trainable.evaluation import evaluate, predictions, train_positions
+from trainable.evaluation import evaluate, hidden_labels, label_accuracy, predictions, train_positions
 from trainable.meters import Meters, read
 from trainable.metrics.objective import Objective
 from trainable.optimizers import Optimizer
+from trainable.pseudo_labels import Target
 from trainable.recipes import get_recipe
 from trainable.recipes.interface import Phase, PhaseContext, Recipe
 from trainable.state import (
@@ -81,6 +82,7 @@ class Session:
         self._batches: Iterator[Batches] | None = None
         self._prefetcher: Prefetcher | None = None
         self._train_positions = train_positions(data, run.seed)
+        self._hidden = hidden_labels(data, run.seed, run.data.hidden_labels) if recipe.needs_unlabeled else {}
         self._clock = time.monotonic()
         self._observed = 0.0
         self._verdict: tuple[OutcomeState, str] | None = None
@@ -276,6 +278,7 @@ class Session:
                     should_stop=should_stop,
                     examiner=self.recipe.examiner(self.data.radius) if prefix == "val" else None,
                 )  # fmt: skip
+            record["st/pl_accuracy"] = self._label_accuracy(should_stop)
         finally:
             for module, training in modes:
                 module.training = training
@@ -284,7 +287,23 @@ class Session:
         kept["gap"] = None if train is None or val is None else train - val
         kept |= read(self.meters.sums(), task.class_names)
         self.meters.clear()
-        return kept
+        return kept if record["st/pl_accuracy"] is None else kept | {"st/pl_accuracy": record["st/pl_accuracy"]}
+
+    def _label_accuracy(self, should_stop: StopQuestion) -> float | None:
+        """How right the pseudo-labels of this step are, where labels that nobody trains on tell."""
+        last = self.state.step - self._phase_start() - 1
+        using = any(s.split == "unlabeled" and last >= s.start_step for s in self.phase.streams)
+        if not self._hidden or not using:
+            return None
+        sched = {n: torch.tensor(schedule(last), device=self.device) for n, schedule in self.phase.schedules.items()}
+
+        def labels(image: Tensor, valid: Tensor) -> Target | None:
+            return self.recipe.pseudo_labels(self.nets, image, valid, sched)
+
+        return label_accuracy(
+            self.data, self._hidden, labels, device=self.device, stride=self.recipe.stride,
+            size=2 * self.cfg.batch_size, should_stop=should_stop,
+        )  # fmt: skip
 
     def _remember(self, report: Report) -> None:
         state, value = self.state, report.objective

@@ -29,6 +29,7 @@ class Dataset:
         class_pixels: labeled training pixels of each class.
         points: (x, y) of the discs that are an image's labels, by position.
         radius: of those discs, in pixels; 0 without points.
+        hidden: positions of unlabeled images that happen to have labels, which nothing trains on.
     """
 
     manifest: Manifest
@@ -38,6 +39,7 @@ class Dataset:
     class_pixels: tuple[int, ...] = field(default=())
     points: Mapping[int, Points] = field(default_factory=dict)
     radius: int = 0
+    hidden: tuple[int, ...] = ()
 
     def task(self) -> Task:
         """What is to be segmented."""
@@ -87,7 +89,8 @@ def open_dataset(cfg: DataConfig, base: Path, *, supervised: bool = False) -> Da
     if manifest.layout == "volume":
         return _volumes(manifest, cache, pixels)
     points = {i: item.points for i, item in enumerate(manifest.items) if item.points is not None}
-    return Dataset(manifest, cache, shapes, splits, pixels, points, manifest.radius)
+    hidden = tuple(i for i, item in enumerate(manifest.items) if item.hidden is not None)
+    return Dataset(manifest, cache, shapes, splits, pixels, points, manifest.radius, hidden)
 
 
 def _volumes(manifest: Manifest, source: Source, pixels: tuple[int, ...]) -> Dataset:

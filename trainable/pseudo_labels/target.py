@@ -106,7 +106,7 @@ def label_accuracy_counts(target: Target, truth: Tensor, ignore_index: int = 255
 
     Returns:
         `st/pl_right` and `st/pl_known`: int64[], selected pixels that are right, and those whose label is
-        known; `st/pl_accuracy` is their ratio over an evaluation period.
+        known; `st/pl_accuracy` is their ratio over the images of an evaluation.
 
     >>> target = Target(torch.tensor([[0, 1, 255]]), torch.ones(1, 3), torch.ones(1, 3, dtype=torch.bool))
     >>> [count.item() for count in label_accuracy_counts(target, torch.tensor([[0, 0, 0]])).values()]

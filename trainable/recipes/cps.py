@@ -93,6 +93,11 @@ class CPS(SelectingRecipe[CPSConfig]):
         """The first network, or both."""
         return "net" if self.cfg.evaluate == "first" else "pair"
 
+    @property
+    def teacher(self) -> str:
+        """Whose labels the first network learns."""
+        return "second"
+
     def build(self) -> dict[str, nn.Module]:
         """Two networks, and both as one where they are evaluated so."""
         net, second = self.network(), self.network()

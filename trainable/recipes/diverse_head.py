@@ -23,6 +23,7 @@ from trainable.knob import knob, redeclared
 from trainable.models import Segmenter, load_weights, read_weights, segmenter
 from trainable.optimizers import OptimizerSpec
 from trainable.pseudo_labels.images import vote_target
+from trainable.pseudo_labels.target import Target
 from trainable.recipes.interface import Batch, Draw, Nets, Opt, Phase, Preset, Recipe, Sched, StepOut
 from trainable.recipes.watch import shared_rules
 
@@ -238,6 +239,18 @@ class DiverseHead(Recipe[DiverseHeadConfig]):
         with self.precision():
             heads = net.head_logits(image)
         return heads.float().sum(0).softmax(1)
+
+    @torch.no_grad()
+    def pseudo_labels(self, nets: Nets, image: Tensor, valid: Tensor, sched: Sched) -> Target:
+        """The vote of the heads, in evaluation mode."""
+        net = nets["net"]
+        assert isinstance(net, Segmenter)
+        training = net.training
+        net.eval()
+        with self.precision():
+            heads = net.head_logits(image).float()
+        net.train(training)
+        return vote_target(heads, self.cfg.vote_mean_weight, valid)
 
     def rules(self) -> list[health.Rule]:
         """The shared rules; every pixel is selected, so none of them watches selection."""

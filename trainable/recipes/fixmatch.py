@@ -78,6 +78,10 @@ class StrongViewRecipe(SelectingRecipe[F]):
         """The student, or its average."""
         return "ema" if self.cfg.evaluate == "ema" else "net"
 
+    @property
+    def teacher(self) -> str:
+        return "ema" if self.cfg.teacher == "ema" else "net"
+
     def build(self) -> dict[str, nn.Module]:
         """The network, and its average where something uses it."""
         net = self.network()
@@ -135,8 +139,7 @@ class StrongViewRecipe(SelectingRecipe[F]):
 
     def labels(self, nets: Nets, unlabeled: Views, sched: Sched) -> Target:
         """Pseudo-labels of the weak view, by the teacher in evaluation mode."""
-        teacher = nets["ema" if self.cfg.teacher == "ema" else "net"]
-        return self.select(self.teach(teacher, unlabeled.image), unlabeled.valid, sched)
+        return self.select(self.teach(nets[self.teacher], unlabeled.image), unlabeled.valid, sched)
 
 
 # What the codes of FixMatch and UniMatch train PASCAL VOC and Cityscapes with, one worker's steps.

@@ -236,6 +236,17 @@ class Recipe(ABC, Generic[C]):
             return torch.cat([1 - positive, positive], 1)
         return logits.softmax(1)
 
+    def pseudo_labels(self, nets: Nets, image: Tensor, valid: Tensor, sched: Sched) -> Target | None:
+        """What the recipe labels unlabeled images with at this step; None where it has no pixel-level choice.
+
+        To measure how right they are: it changes nothing.
+
+        Args:
+            nets: the networks. image: float[B, 3, *S], normalized. valid: bool[B, *S], false on padding.
+            sched: this step's numbers.
+        """
+        return None
+
     @property
     def stride(self) -> int:
         """To multiples of what an image is padded before `probabilities`."""

@@ -99,6 +99,10 @@ class MeanTeacher(SelectingRecipe[MeanTeacherConfig]):
             )
         ]  # fmt: skip
 
+    @property
+    def teacher(self) -> str:
+        return "ema"
+
     def step(self, nets: Nets, batch: Batch, sched: Sched, opt: Opt) -> StepOut:
         """L = labeled + st.weight * squared distance; then the average moves on."""
         labeled, unlabeled = batch["labeled"], batch.get("unlabeled")
@@ -107,7 +111,7 @@ class MeanTeacher(SelectingRecipe[MeanTeacherConfig]):
             supervised = self.labeled_loss(self.heads(net, labeled.image).mean(0), labeled.label)
             out = StepOut({"loss/total": supervised, "loss/sup": supervised})
         else:
-            probabilities = self.teach(nets["ema"], unlabeled.image)
+            probabilities = self.teach(nets[self.teacher], unlabeled.image)
             target = self.select(probabilities, unlabeled.valid, sched)
             heads, student = self.both(net, labeled.image, unlabeled.strong[0])
             supervised = self.labeled_loss(heads.mean(0), labeled.label)

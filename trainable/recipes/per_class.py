@@ -144,7 +144,7 @@ class PerClassThresholds(SelectingRecipe[PerClassConfig]):
             supervised = self._supervised(self.heads(nets["net"], labeled.image), labeled.label)
             out = StepOut({"loss/total": supervised, "loss/sup": supervised})
         else:
-            probabilities = self.teach(nets[self._teacher], unlabeled.image)
+            probabilities = self.teach(nets[self.teacher], unlabeled.image)
             target = self.select(probabilities, unlabeled.valid, sched)
             view = unlabeled.image
             if unlabeled.strong:
@@ -160,7 +160,7 @@ class PerClassThresholds(SelectingRecipe[PerClassConfig]):
         return out
 
     @property
-    def _teacher(self) -> str:
+    def teacher(self) -> str:
         return "ema" if self.cfg.teacher == "ema" else "net"
 
     def _supervised(self, heads: Tensor, label: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from trainable.knob import Section, knob
 from trainable.losses.reduction import Normalize
 from trainable.models import Segmenter
 from trainable.pseudo_labels import MODES, Numbers, Target, mean_probabilities
-from trainable.recipes.interface import Sched
+from trainable.recipes.interface import Nets, Sched
 from trainable.recipes.pixel import PixelRecipe
 
 ThresholdMode = Literal[
@@ -146,6 +146,20 @@ class SelectingRecipe(PixelRecipe[S]):
         )  # fmt: skip
         mode = MODES[self.cfg.threshold_mode]
         return mode.select(self._modes[labeler], probabilities, valid, numbers, sum_over_workers)
+
+    @torch.no_grad()
+    def pseudo_labels(self, nets: Nets, image: Tensor, valid: Tensor, sched: Sched) -> Target:
+        labeler = self.teacher if self.teacher in self.labelers else self.labelers[0]
+        kept = {key: tensor.clone() for key, tensor in self._modes[labeler].items()}
+        target = self.select(self.teach(nets[self.teacher], image), valid, sched, labeler)
+        for key, tensor in kept.items():
+            self._modes[labeler][key].copy_(tensor)
+        return target
+
+    @property
+    def teacher(self) -> str:
+        """Name of the network that labels the unlabeled images."""
+        return "net"
 
     def self_training_loss(self, logits: Tensor, target: Target, labeler: str = "labels") -> Tensor:
         """The labeled loss on pseudo-labels, and freematch's fairness loss where that is the mode."""
