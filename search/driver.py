@@ -6,6 +6,7 @@ own trials are throw-away: one is one attempt, and a trial that goes on is sugge
 
 from __future__ import annotations
 
+import platform
 import shutil
 import threading
 import time
@@ -19,7 +20,7 @@ from ray.tune.experiment import Trial
 
 from search import messages
 from search.control import Control, StopNow
-from search.failure import Failure, died, redacted, tail
+from search.failure import Failure, died, memory_kills, redacted, tail
 from search.flags import EVERY_TRIAL
 from search.patient_log import PatientLog
 from search.records import TrialRecord, TrialState
@@ -69,6 +70,7 @@ class Driver:
         self._live: dict[int, Trial] = {}
         self._endings: list[tuple[TrialState, str | None]] = []
         self._settled: set[tuple[int, int]] = set()
+        self._memory_kills: dict[int, int] = {}
         self._lock = threading.RLock()
 
     # ---- what Tune's trials are to us ----
@@ -136,6 +138,8 @@ class Driver:
     def started(self, message: Mapping[str, Any]) -> None:
         """An attempt's first word."""
         found = messages.payload_of(message)
+        if found["node"] == platform.node():
+            self._memory_kills[int(message["trial"])] = memory_kills()
         self.log.append(
             "started", trial=int(message["trial"]), attempt=int(message["attempt"]), node=found["node"],
             pid=found["pid"], device=found["device"],
@@ -162,7 +166,9 @@ class Driver:
         record = self.log.state.trials[number]
         if (number, attempt) in self._settled:
             return  # It had said its last word; only the way out of the process went wrong.
-        failure = died(_what_ray_says(tune_trial), self._last_words(number, attempt))
+        known = self._memory_kills.pop(number, None)
+        memory_kill = known is not None and memory_kills() > known
+        failure = died(_what_ray_says(tune_trial), self._last_words(number, attempt), memory_kill)
         self._record(self._failed(record, attempt, failure, self._log_tail(number), None))
 
     def _failed(

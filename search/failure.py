@@ -23,6 +23,7 @@ from trainable.errors import (
 
 OURS = ("trainable", "spaces", "search")
 LOG_LINES = 20
+_DEVICE = r"cuda error|hip error|device-side assert|ecc error"
 _SECRET_NAME = re.compile(r"key|token|secret|password|passwd|credential", re.IGNORECASE)
 _LIBRARY = re.compile(r"(site|dist)-packages|[\\/]lib[\\/]python\d|[\\/]Lib[\\/]|^<")
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -92,7 +93,7 @@ def classify(error: BaseException, *, step: int | None = None, on_gpu: bool = Fa
     if _is_host_memory(error, low):
         hint = "main or shared memory ran out; run fewer trials at a time or enlarge /dev/shm"
         return Failure("host_memory", f"{hint}: {text}", cause, retry=bool(step), retries=1)
-    if on_gpu and re.search(r"cuda error|device-side assert|uncorrectable|ecc error|cudnn|nccl", low):
+    if re.search(_DEVICE, low) or on_gpu and re.search(r"uncorrectable|cudnn|nccl", low):
         return Failure("device", f"the device failed: {text}", cause, retry=True, retries=1)
     if isinstance(error, DataError):
         return Failure("data", text, cause)
@@ -113,12 +114,13 @@ class FolderInUse(Exception):
     """The trial's folder belongs to another live process."""
 
 
-def died(reason: str, last_words: str | None) -> Failure:
+def died(reason: str, last_words: str | None, memory_kill: bool = False) -> Failure:
     """Names the death of a trial's process, of which there is no exception.
 
     Args:
         reason: what Ray says of it.
         last_words: what the process itself left behind, such as "hung: no step for 600 s".
+        memory_kill: whether the system has killed a process of that machine for lack of memory meanwhile.
 
     >>> died("The actor died unexpectedly", None).kind
     'worker_died'
@@ -131,8 +133,8 @@ def died(reason: str, last_words: str | None) -> Failure:
             f"{last_words}; its stacks are in train.log; killed and tried again from the last checkpoint"
         )
         return Failure("hung", message, "hung", retry=True)
-    if "low on memory" in low or "outofmemory" in low:
-        hint = "run fewer trials at a time, a smaller batch, or no pinned memory"
+    if memory_kill or "low on memory" in low or "outofmemory" in low:
+        hint = "run fewer trials at a time, with fewer workers, a smaller batch, or no pinned memory"
         return Failure("host_memory", f"the node ran out of main memory and the process was killed: {hint}",
                        "host_memory", retry=True)  # fmt: skip
     if (
@@ -150,6 +152,15 @@ def died(reason: str, last_words: str | None) -> Failure:
         f"the trial's process died without a word{said}: killed by a signal, by the system, or crashed in C"
     )
     return Failure("worker_died", message, "worker_died", retry=True)
+
+
+def memory_kills(counters: Path = Path("/proc/vmstat")) -> int:
+    """How many processes this system has killed for lack of memory since it started; 0 where it does not say."""
+    try:
+        lines = counters.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def first_frame_of_ours(trace: TracebackType | None) -> str | None:

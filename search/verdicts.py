@@ -59,7 +59,22 @@ def of_outcome(
                 "paused", {"trial": trial.number, "attempt": attempt, "step": step, "reason": reason}
             )
         state = "STOPPED"
+    if state == "COMPLETE" and trial.best_value is None and not found.get("error"):
+        found = {**found, "error": why_no_value(trial)}
     return Ending("ended", _ended(trial, attempt, state, reason, found))
+
+
+def why_no_value(trial: TrialRecord) -> str | None:
+    """Why a trial that ran to its end has no result; None where it was never evaluated."""
+    if not trial.evaluations:
+        return None
+    last = trial.evaluations[-1]
+    metric = trial.config.get("objective") or "the objective"
+    spoiled = {name: kind for name, kind in last.nonfinite.items() if name != "objective"}
+    cause = f"it was not finite ({spoiled[metric]})" if metric in spoiled else (
+        "it could not be formed, because no pixel or no class of the validation images counts for it; see `data check`"
+    )  # fmt: skip
+    return f"{metric} has no value in any of {len(trial.evaluations)} evaluations: {cause}"
 
 
 def of_failure(

@@ -69,6 +69,12 @@ class StoreError(ThresherError):
     """The run's record cannot be read or written."""
 
 
+class RunExistsError(StoreError):
+    """A new run was to begin where one is already."""
+
+    exit_code = 2
+
+
 class StoreFullError(StoreError):
     """The storage has no room left; what was written before is whole."""
 

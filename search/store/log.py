@@ -8,7 +8,7 @@ from typing import Any, Self
 from search.events import Event, check_fields, natural
 from search.records import RunState
 from search.store.base import LogMoved, Store
-from trainable.errors import StoreError
+from trainable.errors import RunExistsError, StoreError
 
 BUFFERED = frozenset({"evaluated"})
 """Events that may wait for a moment where appending is slow; see `RunLog.append`."""
@@ -138,7 +138,7 @@ class RunLog:
 def _refuse_a_run(store: Store) -> None:
     last = store.last_seq()
     if last >= 0:
-        raise StoreError(
+        raise RunExistsError(
             f"{store.uri}: must not hold a run yet, but has one of {last + 1} events; "
             "resume it, or choose another name"
         )

@@ -2,8 +2,10 @@
 
 `<storage>/toy.json`, or THRESHER_TOY, says what it should do:
 `{"sleep": 0.01, "trials": {"3": {"what": "kill", "at": 7, "times": 1}}}`.
-`what` is one of kill, raise, oom, nan, hang, full, exit; `at` is a step; `times` is in how many attempts (default 1).
-`"*"` stands for every trial. Checkpoints are JSON, written whole; it goes on from them exactly.
+`what` is one of kill, raise, oom, assert, nan, hang, full, exit; fill: fills the storage up to `leave` bytes;
+memory: allocates beyond the limit of the control group `group`; unmeasured: no objective from that step on. `at` is a
+step; `times` is in how many attempts (default 1). `"*"` stands for every trial. Checkpoints are JSON, written whole and
+`pad` bytes larger than they need be; it goes on from them exactly. `wide` adds so many metrics to each record.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def fit(
     while state["step"] < steps:
         reason = should_stop()
         if reason is not None:
-            _save(folder, state)
+            _save(folder, state, plan.get("pad", 0))
             return _outcome(state, "PAUSED", reason)
         time.sleep(plan.get("sleep", 0.0))
         state["step"] += 1
@@ -55,15 +57,17 @@ def fit(
         _trouble(folder, plan, state["step"])
         if state["step"] % every == 0 or state["step"] == steps:
             value = curve(train, state["step"], int(run_config.get("seed") or 0))
-            if state["best_value"] is None or value > state["best_value"]:
-                state["best_value"], state["best_step"] = value, state["step"]
+            measured = None if _unmeasured(folder, plan, state["step"]) else value
+            if measured is not None and (state["best_value"] is None or measured > state["best_value"]):
+                state["best_value"], state["best_step"] = measured, state["step"]
             record = {
-                run_config.get("objective") or "val/miou": value,
+                run_config.get("objective") or "val/miou": measured,
                 "loss/total": 1.0 - value,
                 "val/auc": None,
             }
-            report(Report(state["step"], state["time_s"], value, record))
-            _save(folder, state)
+            record |= {f"wide/{number}": 0.0 for number in range(plan.get("wide", 0))}
+            report(Report(state["step"], state["time_s"], measured, record))
+            _save(folder, state, plan.get("pad", 0))
     return _outcome(state, "COMPLETE", None)
 
 
@@ -95,9 +99,19 @@ def _plan(folder: Path) -> dict[str, Any]:
     return found
 
 
+def _wanted(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = plan.get("trials", {}).get(folder.name) or plan.get("trials", {}).get("*") or {}
+    return found
+
+
+def _unmeasured(folder: Path, plan: dict[str, Any], step: int) -> bool:
+    wanted = _wanted(folder, plan)
+    return wanted.get("what") == "unmeasured" and step >= wanted["at"]
+
+
 def _trouble(folder: Path, plan: dict[str, Any], step: int) -> None:
-    wanted = plan.get("trials", {}).get(folder.name) or plan.get("trials", {}).get("*")
-    if not wanted or wanted["at"] != step:
+    wanted = _wanted(folder, plan)
+    if not wanted or wanted["at"] != step or wanted["what"] == "unmeasured":
         return
     done = folder / "toy-trouble"
     times = int(done.read_text()) if done.exists() else 0
@@ -114,12 +128,33 @@ def _trouble(folder: Path, plan: dict[str, Any], step: int) -> None:
             time.sleep(0.5)
     elif what == "oom":
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    elif what == "assert":
+        raise RuntimeError("CUDA error: device-side assert triggered")
+    elif what == "fill":
+        _fill(folder.parents[2] / "ballast", wanted.get("leave", 0))
+    elif what == "memory":
+        Path(wanted["group"], "cgroup.procs").write_text(str(os.getpid()))
+        hoard = []
+        while True:
+            hoard.append(bytearray(8 * 2**20))
     elif what == "nan":
         raise TrainingDiverged(f"loss must be finite, but got nan at step {step}, lr=0.1")
     elif what == "full":
         raise OSError(errno.ENOSPC, "No space left on device")
     else:
         raise KeyError(f"no such class at step {step}")
+
+
+def _fill(ballast: Path, leave: int) -> None:
+    """Takes all the room that there is, and gives some back."""
+    with ballast.open("wb", buffering=0) as file:
+        for block in (2**16, 2**9, 1):
+            try:
+                while file.write(b"x" * block) == block:
+                    pass
+            except OSError:
+                continue
+    os.truncate(ballast, ballast.stat().st_size - leave)
 
 
 def _load(folder: Path) -> dict[str, Any]:
@@ -130,12 +165,12 @@ def _load(folder: Path) -> dict[str, Any]:
     return {"step": 0, "time_s": 0.0, "best_value": None, "best_step": None}
 
 
-def _save(folder: Path, state: dict[str, Any]) -> None:
+def _save(folder: Path, state: dict[str, Any], pad: int = 0) -> None:
     path = folder / "checkpoints" / "last.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w") as file:
-        file.write(json.dumps(state))
+        file.write(json.dumps(state) + pad * " ")
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

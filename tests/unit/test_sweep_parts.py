@@ -116,6 +116,12 @@ def test_secrets_do_not_reach_the_record() -> None:
     )
 
 
+@pytest.mark.fault(
+    26,
+    how="a GPU with 10% of its memory free and a process on it, as nvidia-smi would say it",
+    saw="waited for up to 60 s with pid and memory named; then DeviceBusy, which is tried again",
+    seam=True,
+)
 def test_a_gpu_that_others_hold_is_waited_for_and_then_left() -> None:
     now, said = [0.0], []
     held = Occupied(0.1, ("pid 4711 (python, 20000 MiB)",))
@@ -183,6 +189,11 @@ def test_a_run_that_ends_keeps_what_could_go_on() -> None:
     assert (killed.event, killed.payload["reason"], killed.again) == ("paused", "sigterm", False)
 
 
+@pytest.mark.fault(
+    32,
+    how="series of endings with and without one cause",
+    saw="only when each of the latest trials failed of one cause, and at least as many as run at a time",
+)
 def test_a_common_cause_needs_every_one_of_the_latest_trials() -> None:
     failed, done = (TrialState.FAILED, "KeyError at a"), (TrialState.COMPLETE, None)
     assert common_cause([failed] * 2, 1, 64) is None
@@ -288,6 +299,11 @@ def test_the_first_reason_stands_and_flags_are_raised_again(tmp_path: Path) -> N
     assert room.raised.count((None, "max_hours")) > before
 
 
+@pytest.mark.fault(
+    7,
+    how="SIGINT three times, the second within 50 ms as launchers pass it on",
+    saw="the doubled press counts once; the next one ends the process with 130",
+)
 def test_signals_are_counted_and_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     room = Room(tmp_path)
     before = signal.getsignal(signal.SIGINT)
