@@ -154,6 +154,10 @@ class PackFiles:
                 if lock is not None and self.open() is None:
                     self._write(lock, progress)
         except OSError as error:
+            found = self.open()
+            if found is not None:
+                # Another process took the lock for abandoned, was faster, and removed what this one had begun.
+                return found
             text = (
                 f"the cache must be writable and have {self.nbytes / 1e9:.2f} GB free, but got {type(error).__name__}: "
                 f"{error.strerror}; free space, or set data.cache.dir or THRESHER_CACHE"
@@ -185,8 +189,8 @@ class PackFiles:
             raise
         for old in self.folder.glob(f"{self.name}.*.*"):
             if old.name != data_path.name:
-                fault_point("cache.drop")
                 _logger.warning("%s: removed, left by a build that did not end or of what is built anew", old)
+                fault_point("cache.drop")
                 _try_unlink(old)
 
     def _write_index(self, unique: str, index: dict[str, Any]) -> None:
