@@ -17,19 +17,23 @@ from safetensors.torch import load
 
 from tests.support.images import dots_dataset
 from tests.support.recipe_rows import ROWS, run_row
+from trainable import losses
 from trainable.config import resolve
-from trainable.data.augment import Views
+from trainable.data.augment import Views, normalize
+from trainable.data.tone import standardized
 from trainable.errors import ConfigError
 from trainable.metrics.particles import find_centers, match_points
 from trainable.optimizers import Optimizer
 from trainable.recipes.interface import PhaseContext
-from trainable.recipes.self_training_rounds import (
-    ParticleExaminer,
-    SelfTrainingRounds,
-    SelfTrainingRoundsConfig,
-)
+from trainable.recipes.particles import ParticleExaminer
+from trainable.recipes.rounds_config import SelfTrainingRoundsConfig
+from trainable.recipes.self_training_rounds import SelfTrainingRounds
 from trainable.task import Task
 
+STILL: dict[str, Any] = {
+    "rotate_p": 0.0, "elastic_p": 0.0, "flip": False, "contrast_p": 0.0, "blur_p": 0.0, "noise_p": 0.0, "ice_p": 0.0,
+}  # fmt: skip
+"""No change of an image at all."""
 ROW = next(row for row in ROWS if row.recipe == "self_training_rounds")
 
 
@@ -94,7 +98,7 @@ def test_targets_follow_the_thresholds_of_the_round_and_marks_overrule(keep: boo
 
 
 def test_a_step_follows_the_formula() -> None:
-    recipe = made(loss={"focal": 0.6, "dice": 0.4, "pos_weight": 3.0}, augment={"noise": 0.0})
+    recipe = made(loss={"focal": 0.6, "dice": 0.4, "pos_weight": 3.0}, augment=STILL | {"standardize": False})
     torch.manual_seed(0)
     nets, spec = recipe.build(), recipe.phases()[0].optimizers["net"]
     label = torch.randint(0, 2, (2, 32, 32))
@@ -153,3 +157,98 @@ def test_every_round_leaves_weights_metrics_and_a_figure(tmp_path: Path) -> None
         assert load((folder / "weights.safetensors").read_bytes())
         widths.append(Image.open(io.BytesIO((folder / "panels.png").read_bytes())).width)
     assert widths[1] == widths[2] == pytest.approx(widths[0] * 4 / 3, abs=2)
+
+
+def pseudo_view(count: int = 4) -> Views:
+    """Labels 0 and 1 on the left, none on the right."""
+    label = torch.randint(0, 2, (count, 32, 32), generator=torch.Generator().manual_seed(0))
+    label[..., 20:] = 255
+    image = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    return Views(image, label, torch.ones_like(label, dtype=torch.bool), (), (), torch.arange(count))
+
+
+def learned_labels(recipe: SelfTrainingRounds, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """The labels that a step of a round learns."""
+    seen: list[torch.Tensor] = []
+    inner = losses.binary_focal_loss
+
+    def watched(logits: Any, label: torch.Tensor, **kwargs: Any) -> Any:
+        seen.append(label)
+        return inner(logits, label, **kwargs)
+
+    monkeypatch.setattr(losses, "binary_focal_loss", watched)
+    nets = recipe.build()
+    torch.manual_seed(5)
+    recipe.step(nets, {"pseudo": pseudo_view()}, {}, {"net": Optimizer(recipe.phases()[1].optimizers["net"], nets)})
+    return seen[0]
+
+
+def test_what_has_no_label_moves_with_the_image_unless_the_flaw_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_mirrored = STILL | {"flip": True}
+    right = learned_labels(made(augment=only_mirrored), monkeypatch)
+    torch.manual_seed(5)
+    moved = made(augment=only_mirrored).augmented(pseudo_view()).label
+    assert torch.equal(right, moved)
+    left = (right[..., :12] == 255).flatten(1).all(1)
+    assert bool(left.any()) and bool((right[~left][..., 20:] == 255).all())
+    wrong = learned_labels(made(augment=only_mirrored, rounds={"legacy_static_ignore": True}), monkeypatch)
+    assert bool((wrong[..., 20:] == 255).all()) and bool((wrong[..., :20] != 255).all())
+    assert bool((wrong[left][..., :12] == 0).all())
+
+
+@pytest.mark.parametrize("flaw", [False, True])
+def test_targets_are_predicted_on_images_as_stored_unless_the_flaw_is_asked_for(flaw: bool) -> None:
+    recipe = made(rounds={"legacy_augmented_targets": flaw}, threshold={"positive": 0.6, "negative": 0.4})
+    nets = recipe.build()
+    nets["net"].eval()
+    image = pseudo_view(1).image
+    plain = recipe.probabilities(nets, image)
+    found: list[torch.Tensor] = []
+
+    def predict(split: str) -> Any:
+        found.append(recipe.probabilities(nets, image))
+        return iter([(0, found[-1][0].detach().numpy())])
+
+    labels = {0: np.zeros((32, 32), np.uint8)}
+    ctx = context(recipe, 1, {}, labels, {})
+    ctx = PhaseContext(**{**vars(ctx), "predict": predict, "nets": nets})
+    torch.manual_seed(2)
+    recipe.begin_phase(recipe.phases()[1], ctx)
+    assert len(found) == 2 and all(torch.equal(one, plain) != flaw for one in found)
+    assert torch.equal(recipe.probabilities(nets, image), plain)
+
+
+def test_an_image_is_scaled_by_itself_in_training_and_in_prediction() -> None:
+    recipe = made(augment=STILL)
+    nets = recipe.build()
+    nets["net"].eval()
+    seen = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    one, dark = recipe.probabilities(nets, normalize(seen)), recipe.probabilities(nets, normalize(0.2 + 0.3 * seen))
+    torch.testing.assert_close(one, dark, rtol=1e-3, atol=1e-4)
+    whole = torch.ones(2, 32, 32, dtype=torch.bool)
+    view = Views(normalize(seen), whole.long(), whole, (), (), torch.arange(2))
+    learned = recipe.augmented(view).image
+    torch.testing.assert_close(learned, standardized(seen, whole), rtol=1e-3, atol=1e-4)
+    net = nets["net"]
+    torch.testing.assert_close(one[:, 1:], net(learned).sigmoid(), rtol=1e-3, atol=1e-4)
+    other = made(augment=STILL | {"standardize": False})
+    assert torch.equal(other.probabilities(nets, normalize(seen))[:, 1:], net(other.augmented(view).image).sigmoid())
+
+
+def test_tversky_takes_the_place_of_dice() -> None:
+    recipe = made(augment=STILL, loss={"region": "tversky", "tversky_alpha": 0.2, "tversky_beta": 0.9, "focal": 0.5})
+    torch.manual_seed(0)
+    nets = recipe.build()
+    view = pseudo_view()
+    state = {name: value.clone() for name, value in nets["net"].state_dict().items()}
+    p = nets["net"](recipe.augmented(view).image)[:, 0].double().sigmoid()
+    nets["net"].load_state_dict(state)
+    known, truth = view.label != 255, (view.label == 1).double()
+    hit = (p * truth)[known].sum()
+    wrong = 0.2 * (p * (1 - truth))[known].sum() + 0.9 * ((1 - p) * truth)[known].sum()
+    found = recipe.step(
+        nets, {"labeled": view}, {}, {"net": Optimizer(recipe.phases()[0].optimizers["net"], nets)}
+    ).losses
+    assert found["loss/tversky"].item() == pytest.approx((1 - (hit + 1) / (hit + wrong + 1)).item(), rel=1e-4)
+    total = 0.5 * found["loss/focal"] + 0.3 * found["loss/tversky"]
+    assert found["loss/total"].item() == pytest.approx(total.item(), rel=1e-5) and "loss/dice" not in found

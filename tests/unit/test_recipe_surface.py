@@ -11,19 +11,17 @@ from scipy import ndimage
 
 from trainable import losses
 from trainable.config import resolve
-from trainable.data.augment import Views
+from trainable.data.augment import Views, normalize
+from trainable.data.balance import Balance
+from trainable.data.tone import stretched
 from trainable.errors import ConfigError
 from trainable.health import no_better_than
 from trainable.metrics.cleaning import clean_mask
 from trainable.models_3d import sliding_window, volume_segmenter
 from trainable.optimizers import Optimizer
-from trainable.recipes.surface import (
-    Surface,
-    SurfaceConfig,
-    SurfaceExaminer,
-    SurfaceLossConfig,
-    composite_loss,
-)
+from trainable.recipes.surface import Surface
+from trainable.recipes.surface_config import SurfaceConfig
+from trainable.recipes.surface_parts import SurfaceExaminer, SurfaceLossConfig, composite_loss
 from trainable.task import Task
 
 
@@ -82,7 +80,7 @@ def test_voxels_without_a_label_count_as_configured_and_padding_never() -> None:
     valid = torch.ones_like(label, dtype=torch.bool)
     valid[..., -1] = False
     hidden = (label == 255) & valid
-    quiet: dict[str, Any] = {"augment": {"noise": 0.0}}
+    quiet: dict[str, Any] = {"augment": {"noise_p": 0.0, "contrast_p": 0.0, "flip": False, "rot90_p": 0.0}}
     for how, value in (("foreground", 1), ("background", 0)):
         taught = one_step(made(unlabeled_as=how, **quiet), label, valid)
         assert taught == one_step(made(**quiet), torch.where(hidden, value, label), valid)
@@ -170,3 +168,37 @@ def test_windows_cover_a_volume_that_is_no_multiple_of_them() -> None:
 def test_a_crop_that_the_volume_network_cannot_halve_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"multiple of 2\^volume.depth.*crop_size=24, volume.depth=4"):
         made(ndim=3, crop_size=24, volume={"depth": 4}).build()
+
+
+def test_crops_are_balanced_by_the_labels_as_they_are_taught() -> None:
+    taught = {"ignore": ((1,), (0,)), "foreground": ((1, 255), (0,)), "background": ((1,), (0, 255))}
+    for how, (positive, negative) in taught.items():
+        stream = made(unlabeled_as=how).phases()[0].streams[0]
+        assert stream.balance == Balance(10, 0.3, 0.7, positive, negative)
+    assert made(augment={"balance_tries": 1}).phases()[0].streams[0].balance is None
+
+
+@pytest.mark.parametrize(("ndim", "shape"), [(2, (32, 32)), (3, (16, 16, 16))])
+def test_brightness_is_stretched_alike_in_training_and_in_prediction(ndim: int, shape: tuple[int, ...]) -> None:
+    still = {"noise_p": 0.0, "contrast_p": 0.0, "flip": False, "rot90_p": 0.0, "clip_percent": 2.0}
+    recipe = made(ndim, augment=still, crop_size=16 if ndim == 3 else 32, volume={"depth": 2, "filters": 8})
+    net = recipe.build()["net"].eval()
+    seen = torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(4))
+    whole = torch.ones(1, *shape, dtype=torch.bool)
+    learned = recipe.augmented(Views(normalize(seen), whole.long(), whole, (), (), torch.arange(1))).image
+    torch.testing.assert_close(learned, normalize(stretched(seen, whole, 2.0)), rtol=1e-3, atol=1e-3)
+    with torch.no_grad():
+        found = recipe.probabilities({"net": net}, normalize(seen))
+        dark = recipe.probabilities({"net": net}, normalize(0.1 + 0.5 * seen))
+        torch.testing.assert_close(found[:, 1:], net(learned).sigmoid(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found, dark, rtol=1e-2, atol=1e-2)
+
+
+def test_views_are_turned_and_toned_with_their_labels() -> None:
+    recipe = made(augment={"noise_p": 1.0, "noise_max": 0.05, "contrast_p": 1.0})
+    label = torch.randint(0, 2, (8, 32, 32), generator=torch.Generator().manual_seed(0))
+    image = normalize(label.float().unsqueeze(1).repeat(1, 3, 1, 1))
+    view = Views(image, label, torch.ones_like(label, dtype=torch.bool), (), (), torch.arange(8))
+    torch.manual_seed(3)
+    seen = recipe.augmented(view)
+    assert torch.equal(seen.image[:, 0] > 0, seen.label == 1) and not torch.equal(seen.label, label)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainable.data.balance import Balance
 from trainable.data.random import stream_rng
 
 PADDING = 254
@@ -98,6 +99,7 @@ class Stream:
         labels: whether labels are read: `mask` (the data's), `targets` (written by the phase) or `none`.
         start_step: the first step of the phase that gets this stream.
         multiscale: random sides, or None.
+        balance: how crops are chosen by their labels, or None: the first is taken.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Stream:
     labels: str = "mask"
     start_step: int = 0
     multiscale: MultiScale | None = None
+    balance: Balance | None = None
 
 
 @dataclass
@@ -193,7 +196,7 @@ class StreamSampler:
         stream, size = self.stream, self.stream.batch_size
         chosen = order(self.seed, stream.name, len(self.indices), step * size, size)
         rng = stream_rng(self.seed, f"weak/{stream.name}", step)
-        places = [self._place(self.indices[c], rng) for c in chosen]
+        places = [self._chosen(self.indices[c], rng) for c in chosen]
         mine = slice(self.rank * size // self.world_size, (self.rank + 1) * size // self.world_size)
         local = places[mine]
         window = np.zeros((len(local), *self.window, 3), np.uint8)
@@ -213,6 +216,25 @@ class StreamSampler:
         low, high = (max(1, round(v / scale.multiple)) for v in (scale.low, scale.high))
         draw = stream_rng(self.seed, f"side/{self.stream.name}", step).integers(low, max(low, high) + 1)
         return int(draw) * scale.multiple
+
+    def _chosen(self, index: int, rng: np.random.Generator) -> _Place:
+        """Where the crop of one image lies: the first place, or the one that `balance` likes best of its tries."""
+        balance, place = self.stream.balance, self._place(index, rng)
+        if balance is None:
+            return place
+        labels, best, least = self._labels(index), place, math.inf
+        for _ in range(balance.tries):
+            inside = tuple(
+                slice(max(0, math.floor(corner)), max(0, math.floor(corner)) + math.ceil(place.span))
+                for corner in place.corner
+            )
+            miss = balance.miss(labels[inside])
+            if miss < least:
+                best, least = place, miss
+            if not miss:
+                break
+            place = self._place(index, rng)
+        return best
 
     def _place(self, index: int, rng: np.random.Generator) -> _Place:
         """Where in its image one crop lies: zoom, corner and mirror."""

@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Self
 
-import torch
-from torch import Tensor
+from pydantic import model_validator
 
-from trainable.config import AugmentConfig
-from trainable.data.augment import STD, Views
-from trainable.data.loaders import Geometry, Photometric, Stream
+from trainable.config import ViewConfig
+from trainable.data.loaders import Geometry, Stream
+from trainable.data.tone import Tone
 from trainable.errors import ConfigError, Fault
 from trainable.knob import knob, redeclared
 from trainable.task import Task
 
 
-class LabeledAugmentConfig(AugmentConfig):
+class LabeledAugmentConfig(ViewConfig):
     """How labeled images are changed before they are learned from."""
 
-    zoom_min: float = redeclared(AugmentConfig, "zoom_min", 1.0, help="Smallest random zoom.")
-    zoom_max: float = redeclared(AugmentConfig, "zoom_max", 1.0, help="Largest random zoom.")
-    jitter_p: float = redeclared(
-        AugmentConfig, "jitter_p", 0.5, acts_from="start", help="Chance that brightness and contrast are jittered."
+    zoom_min: float = redeclared(ViewConfig, "zoom_min", 1.0, help="Smallest random zoom.")
+    zoom_max: float = redeclared(ViewConfig, "zoom_max", 1.0, help="Largest random zoom.")
+    flip: bool = redeclared(ViewConfig, "flip", True, help="Mirror along every axis, each half of the time.")
+    contrast_p: float = knob(
+        0.5, legal=(0.0, 1.0), search=(0.0, 1.0), help="Chance of another contrast and brightness."
     )
-    jitter: float = redeclared(
-        AugmentConfig, "jitter", 0.2, acts_from="start", help="Half-range of brightness, contrast and saturation."
+    contrast: float = knob(
+        0.2, legal=(0.0, 1.0), search=(0.0, 0.5), help="Half-range of the factor of contrast, about mid-gray."
     )
-    gray_p: float = redeclared(AugmentConfig, "gray_p", 0.0, acts_from="start", help="Chance of a gray image.")
-    blur_p: float = redeclared(AugmentConfig, "blur_p", 0.15, acts_from="start", help="Chance of a blurred image.")
-    cutmix_p: float = redeclared(
-        AugmentConfig, "cutmix_p", 0.0, search=None, searchable=False, why_not="labels are not mixed in this recipe",
-        help="Has no effect in this recipe.",
+    brightness: float = knob(
+        0.1, legal=(0.0, 1.0), search=(0.0, 0.3),
+        help="Half-range of what is added to the brightness, of the range from black to white.",
     )  # fmt: skip
-    noise: float = knob(
-        0.03, legal=(0.0, 1.0), search=(0.0, 0.1),
-        help="Deviation of the noise on every pixel, of the range from black to white.",
+    blur_p: float = knob(0.15, legal=(0.0, 1.0), search=(0.0, 1.0), help="Chance of a blurred image.")
+    noise_p: float = knob(0.5, legal=(0.0, 1.0), search=(0.0, 1.0), help="Chance of noise on every pixel.")
+    noise_min: float = knob(
+        0.01, legal=(0.0, 1.0), search=(0.0, 0.02),
+        help="Least deviation of that noise, of the range from black to white.",
     )  # fmt: skip
+    noise_max: float = knob(
+        0.05, legal=(0.0, 1.0), search=(0.02, 0.1),
+        help="Largest deviation of that noise, of the range from black to white.",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _noise_ordered(self) -> Self:
+        if self.noise_min > self.noise_max:
+            raise ValueError(
+                f"noise_min must not exceed noise_max, but got noise_min={self.noise_min}, noise_max={self.noise_max}"
+            )
+        return self
 
 
 def sigmoid_task(task: Task, recipe: str) -> Task:
@@ -69,28 +82,19 @@ def constant_f1(task: Task) -> float:
 def training_stream(
     name: str, split: str, batch_size: int, crop_size: int, augment: LabeledAugmentConfig, labels: str = "mask"
 ) -> Stream:
-    """Images with labels: cropped, zoomed and mirrored, and changed in color in their strong view.
+    """Images with labels, cropped and zoomed; `warp` and `tone` change them further, on the device.
 
     Args:
         name: see `Stream`, as split and labels. batch_size: over all workers. crop_size: side. augment: how much.
     """
-    photometric = Photometric(augment.jitter_p, augment.jitter, augment.gray_p, augment.blur_p, 0.0)
-    changed = augment.jitter_p > 0 or augment.gray_p > 0 or augment.blur_p > 0
-    return Stream(
-        name, split, batch_size, crop_size, Geometry(augment.zoom_min, augment.zoom_max, augment.flip),
-        strong=photometric if changed else None, num_strong=int(changed), labels=labels,
+    zoom = Geometry(augment.zoom_min, augment.zoom_max, flip=False)
+    return Stream(name, split, batch_size, crop_size, zoom, labels=labels)
+
+
+def tone_of(augment: LabeledAugmentConfig, ice_p: float = 0.0) -> Tone:
+    """The changes of brightness that the knobs ask for."""
+    return Tone(
+        contrast_p=augment.contrast_p, contrast=augment.contrast, brightness=augment.brightness,
+        blur_p=augment.blur_p, noise_p=augment.noise_p, noise_min=augment.noise_min, noise_max=augment.noise_max,
+        ice_p=ice_p,
     )  # fmt: skip
-
-
-def training_image(view: Views, noise: float) -> Tensor:
-    """The image that is learned from, float32[B, 3, *S]: the strong view where there is one, with noise.
-
-    Args:
-        view: of `training_stream`. noise: its deviation, of the range from black to white; 0 on padding.
-    """
-    image = view.strong[0] if view.strong else view.image
-    if not noise:
-        return image
-    # Drawn once for all channels, so that a gray image stays gray.
-    drawn = torch.randn_like(image[:, :1]) * view.valid.unsqueeze(1)
-    return image + noise / (sum(STD) / len(STD)) * drawn

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
 from trainable.config import OptimizerConfig, RecipeConfig
 from trainable.knob import Section, knob, redeclared
 from trainable.recipes.binary import LabeledAugmentConfig
+
+_FLAW = "it reproduces a flaw"
 
 
 class RoundOptimizerConfig(OptimizerConfig):
@@ -42,6 +44,14 @@ class RoundsConfig(Section):
         False, acts_from="self_training",
         help="Whether what was not marked stays negative whatever the network says of it.",
     )  # fmt: skip
+    legacy_augmented_targets: bool = knob(
+        False, searchable=False, why_not=_FLAW, acts_from="self_training",
+        help="Predict a round's targets on augmented images, and take them for targets of the images as stored.",
+    )  # fmt: skip
+    legacy_static_ignore: bool = knob(
+        False, searchable=False, why_not=_FLAW, acts_from="self_training",
+        help="Move what has no label along as negative, and ignore the places where it was before.",
+    )  # fmt: skip
 
 
 class RoundThresholdConfig(Section):
@@ -73,7 +83,16 @@ class RoundLossConfig(Section):
     """The combined loss."""
 
     focal: float = knob(0.7, legal=(0.0, 100.0), search=(0.0, 1.0), help="Weight of the focal loss.")
-    dice: float = knob(0.3, legal=(0.0, 100.0), search=(0.0, 1.0), help="Weight of the Dice loss.")
+    dice: float = knob(0.3, legal=(0.0, 100.0), search=(0.0, 1.0), help="Weight of the loss of the region.")
+    region: Literal["dice", "tversky"] = knob(
+        "dice", help="The loss of the region: Dice, or Tversky with a price for each kind of error."
+    )
+    tversky_alpha: float = knob(
+        0.3, legal=(0.0, 10.0), search=(0.1, 0.9), help="Tversky's price of a false positive."
+    )
+    tversky_beta: float = knob(
+        0.7, legal=(0.0, 10.0), search=(0.1, 0.9), help="Tversky's price of a false negative."
+    )
     focal_alpha: float = knob(0.25, legal=(0.0, 1.0), search=(0.05, 0.95), help="Focal weight of the positive class.")
     focal_gamma: float = knob(2.0, legal=(0.0, 10.0), search=(0.0, 5.0), help="Focusing exponent of the focal loss.")
     pos_weight: float = knob(
@@ -100,6 +119,29 @@ class PickingConfig(Section):
     )  # fmt: skip
 
 
+class RoundAugmentConfig(LabeledAugmentConfig):
+    """How images are changed before they are learned from; labels move along."""
+
+    rotate_p: float = knob(0.5, legal=(0.0, 1.0), search=(0.0, 1.0), help="Chance of a rotation.")
+    rotate_degrees: float = knob(
+        15.0, legal=(0.0, 180.0), search=(5.0, 45.0), unit="degrees", help="Largest rotation, either way."
+    )
+    elastic_p: float = knob(0.25, legal=(0.0, 1.0), search=(0.0, 1.0), help="Chance of an elastic bend.")
+    elastic_alpha: float = knob(
+        50.0, legal=(0.0, 10_000.0), search=(10.0, 100.0), unit="pixels",
+        help="Largest displacement of the elastic bend before it is smoothed.",
+    )  # fmt: skip
+    elastic_sigma: float = knob(
+        5.0, legal=(0.5, 100.0), search=(3.0, 10.0), unit="pixels", help="Width over which the bend is smoothed."
+    )
+    ice_p: float = knob(
+        0.10, legal=(0.0, 1.0), search=(0.0, 0.5), help="Chance of up to three discs of ice or dirt over the image."
+    )
+    standardize: bool = knob(
+        True, help="Scale every image by its own mean and deviation instead of ImageNet's; also where it is predicted."
+    )
+
+
 class SelfTrainingRoundsConfig(RecipeConfig):
     """Knobs of `self_training_rounds`."""
 
@@ -116,7 +158,7 @@ class SelfTrainingRoundsConfig(RecipeConfig):
     rounds: RoundsConfig = RoundsConfig()
     threshold: RoundThresholdConfig = RoundThresholdConfig()
     picking: PickingConfig = PickingConfig()
-    augment: LabeledAugmentConfig = LabeledAugmentConfig()
+    augment: RoundAugmentConfig = RoundAugmentConfig()
 
     def conflicts(self) -> Iterable[str]:
         """Those of every recipe, and fewer steps than phases."""

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from trainable import figures, health, losses, schedules
-from trainable.data.points import Points
-from trainable.metrics.particles import PointMatch, find_centers, match_points, point_scores
+from trainable.data.augment import Views
+from trainable.data.tone import denormalize, known_pixels, renormalize, standardized, toned
+from trainable.data.warp import Warp, warped
 from trainable.models import segmenter
 from trainable.optimizers import OptimizerSpec
 from trainable.pseudo_labels import make_target
 from trainable.pseudo_labels.rounds import round_target, two_sided_thresholds
-from trainable.recipes.binary import (
-    constant_f1,
-    sigmoid_task,
-    training_image,
-    training_stream,
-)
+from trainable.recipes.binary import constant_f1, sigmoid_task, tone_of, training_stream
 from trainable.recipes.interface import (
     Batch,
     Examiner,
@@ -37,45 +34,13 @@ from trainable.recipes.interface import (
     Sched,
     StepOut,
 )
+from trainable.recipes.particles import ParticleExaminer
 from trainable.recipes.pixel import learning_rate
 from trainable.recipes.rounds_config import SelfTrainingRoundsConfig
 from trainable.recipes.watch import shared_rules
 from trainable.task import IGNORE, Task
 
 FOLDER = "rounds"
-
-
-class ParticleExaminer:
-    """Scores picked centers against the coordinates, and the AUC of the hard answer beside that of probabilities.
-
-    Args:
-        radius: of the discs that the labels are, in pixels; also the farthest that a pick may lie from its point.
-        pick_radius: of a particle. threshold: see `PickingConfig`.
-    """
-
-    def __init__(self, radius: int, pick_radius: int, threshold: float) -> None:
-        self._radius, self._pick_radius, self._threshold = radius, pick_radius, threshold
-        self._matches: list[PointMatch] = []
-        self._counts = np.zeros((2, 2), np.int64)
-
-    def see(
-        self, probabilities: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], points: Points | None
-    ) -> None:
-        """Take one image."""
-        known = label != IGNORE
-        hard = probabilities[1] > probabilities[0]
-        self._counts += np.bincount(label[known] * 2 + hard[known], minlength=4)[:4].reshape(2, 2)
-        if points is not None and self._radius:
-            found, _ = find_centers(probabilities[1], radius=self._pick_radius, threshold=self._threshold)
-            self._matches.append(match_points(found, np.array(points).reshape(-1, 2), self._radius))
-
-    def scores(self) -> dict[str, float | None]:
-        """val/particle_precision, _recall, _f1 over all images; val/auc_binary, which is balanced accuracy."""
-        totals = self._counts.sum(1)
-        binary = None
-        if totals.all():
-            binary = float((self._counts[1, 1] / totals[1] + self._counts[0, 0] / totals[0]) / 2)
-        return {**point_scores(self._matches), "val/auc_binary": binary}
 
 
 class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
@@ -99,6 +64,7 @@ class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
     objective: ClassVar[str] = "val/f1"
     metrics: ClassVar[tuple[str, ...]] = (
         "val/particle_precision", "val/particle_recall", "val/particle_f1", "val/auc_binary", "loss/focal", "loss/dice",
+        "loss/tversky",
     )  # fmt: skip
     presets: ClassVar[Mapping[str, Preset]] = {
         "cryo": Preset(
@@ -110,7 +76,22 @@ class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
         "faster_decay": Preset(
             {"threshold.decay": 0.03}, "its option of thresholds that relax faster", baseline=False
         ),
+        "legacy_labels": Preset(
+            {"rounds.legacy_augmented_targets": True, "rounds.legacy_static_ignore": True},
+            "its labels as it ran: predicted on augmented images, and ignored where the image had lain before",
+            baseline=False,
+        ),
     }  # fmt: skip
+
+    def __init__(self, cfg: SelfTrainingRoundsConfig, task: Task) -> None:
+        super().__init__(cfg, task)
+        augment = cfg.augment
+        self._warp = Warp(
+            augment.rotate_p, augment.rotate_degrees, augment.elastic_p, augment.elastic_alpha, augment.elastic_sigma,
+            augment.flip,
+        )  # fmt: skip
+        self._tone = tone_of(augment, augment.ice_p)
+        self._writing = False
 
     @classmethod
     def adapt(cls, task: Task) -> Task:
@@ -178,6 +159,7 @@ class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
         if context.phase == 0:
             return
         positive, negative = self.thresholds(context.phase)
+        self._writing = True
         for split in ("labeled", "unlabeled"):
             for position, probabilities in context.predict(split):
                 found = torch.from_numpy(probabilities[1])
@@ -187,6 +169,7 @@ class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
                     keep_negatives=self.cfg.rounds.keep_original_negatives,
                 )  # fmt: skip
                 context.write(position, target.label.to(torch.uint8).numpy())
+        self._writing = False
         if self.cfg.rounds.reinit:
             context.nets["net"].load_state_dict(self.network().state_dict())
 
@@ -215,22 +198,46 @@ class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
         f1 = context.metrics.get("val/f1")
         return figures.panels(shown, f"{phase.name}: val/f1 {'-' if f1 is None else f'{f1:.4f}'}")
 
+    # -- views -------------------------------------------------------------------------------------------------
+
+    def augmented(self, view: Views) -> Views:
+        """A view as it is learned from: turned and bent with its labels, changed in brightness, scaled."""
+        moved = warped(view, self._warp)
+        return replace(moved, image=self._scaled(toned(denormalize(moved.image), self._tone), moved.valid))
+
+    def _scaled(self, image: Tensor, valid: Tensor) -> Tensor:
+        """float[B, 3, *S] in [0, 1] as the network takes it."""
+        return standardized(image, valid) if self.cfg.augment.standardize else renormalize(image, valid)
+
+    def probabilities(self, nets: Nets, image: Tensor) -> Tensor:
+        """As for every recipe, of the image scaled as the network takes it."""
+        valid = known_pixels(image)
+        if self._writing and self.cfg.rounds.legacy_augmented_targets:
+            image = self.augmented(Views(image, valid.long(), valid, (), (), valid.flatten(1).sum(1))).image
+        else:
+            image = self._scaled(denormalize(image), valid)
+        return super().probabilities(nets, image)
+
     # -- one step ----------------------------------------------------------------------------------------------
 
     def step(self, nets: Nets, batch: Batch, sched: Sched, opt: Opt) -> StepOut:
-        """L = loss.focal * focal + loss.dice * dice over the pixels that have a label."""
-        view, cfg = batch.get("pseudo") or batch["labeled"], self.cfg.loss
+        """L = loss.focal * focal + loss.dice * region over the pixels that have a label."""
+        given, cfg = batch.get("pseudo") or batch["labeled"], self.cfg.loss
+        view = self.augmented(given)
+        if self.cfg.rounds.legacy_static_ignore and "pseudo" in batch:
+            moved = view.label.masked_fill(view.label == IGNORE, 0)
+            view = replace(view, label=torch.where(given.label == IGNORE, given.label, moved))
         with self.precision():
-            logits = nets["net"](training_image(view, self.cfg.augment.noise))
+            logits = nets["net"](view.image)
         focal = losses.binary_focal_loss(
             logits, view.label, alpha=cfg.focal_alpha, gamma=cfg.focal_gamma, pos_weight=cfg.pos_weight,
             valid=view.valid, ignore_index=IGNORE,
         )  # fmt: skip
-        dice = losses.binary_dice_loss(logits, view.label, valid=view.valid, ignore_index=IGNORE)
-        total = cfg.focal * focal + cfg.dice * dice
+        region = self._region_loss(logits, view)
+        total = cfg.focal * focal + cfg.dice * region
         torch.autograd.backward(total)
         opt["net"].step()
-        parts = {"loss/total": total, "loss/focal": focal, "loss/dice": dice}
+        parts = {"loss/total": total, "loss/focal": focal, f"loss/{cfg.region}": region}
         if "pseudo" not in batch:
             return StepOut(parts | {"loss/sup": total})
         target = make_target(view.label.clamp_max(1), view.label != IGNORE, view.valid, 2)
@@ -238,6 +245,14 @@ class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
         for per_class in ("st/selected", "st/predicted"):
             del target.stats[per_class]
         return StepOut(parts | {"loss/st": total}, target)
+
+    def _region_loss(self, logits: Tensor, view: Views) -> Tensor:
+        cfg = self.cfg.loss
+        if cfg.region == "dice":
+            return losses.binary_dice_loss(logits, view.label, valid=view.valid, ignore_index=IGNORE)
+        return losses.tversky_loss(
+            logits, view.label, alpha=cfg.tversky_alpha, beta=cfg.tversky_beta, valid=view.valid, ignore_index=IGNORE
+        )
 
     # -- watching ----------------------------------------------------------------------------------------------
 

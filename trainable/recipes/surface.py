@@ -3,77 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from trainable import health, losses, schedules
-from trainable.config import OptimizerConfig, RecipeConfig
+from trainable.data.augment import Views
+from trainable.data.balance import Balance
+from trainable.data.tone import denormalize, known_pixels, renormalize, stretched, toned
+from trainable.data.warp import quarter_turned
 from trainable.errors import ConfigError, Fault
-from trainable.knob import Section, knob, redeclared
 from trainable.models import segmenter
 from trainable.models_3d import sliding_window, volume_segmenter
-from trainable.recipes.binary import LabeledAugmentConfig, sigmoid_task, training_image, training_stream
+from trainable.recipes.binary import sigmoid_task, tone_of, training_stream
 from trainable.recipes.interface import Batch, Examiner, Nets, Opt, Phase, Preset, Recipe, Sched, StepOut
 from trainable.recipes.pixel import optimizer_spec
-from trainable.recipes.surface_parts import (
-    PARTS,
-    SCORES,
-    SurfaceExaminer,
-    SurfaceLossConfig,
-    SurfacePostConfig,
-    composite_loss,
-)
+from trainable.recipes.surface_config import SurfaceConfig
+from trainable.recipes.surface_parts import PARTS, SCORES, SurfaceExaminer, composite_loss
 from trainable.recipes.watch import shared_rules
 from trainable.task import IGNORE, Task
-
-
-class SurfaceOptimizerConfig(OptimizerConfig):
-    """The network's optimizer; its rate is cut where val/loss stops falling."""
-
-    plateau_factor: float = knob(
-        0.5, legal=(0.01, 1.0), search=(0.1, 0.8),
-        help="What the rate is multiplied by at a plateau of val/loss; 1 = never cut.",
-    )  # fmt: skip
-    plateau_patience: int = knob(
-        5, legal=(0, 10**6), search=(2, 20), unit="evaluations",
-        help="Evaluations without a lower val/loss before a cut.",
-    )  # fmt: skip
-
-
-class VolumeNetworkConfig(Section):
-    """The network for volumes; images take `architecture` and `encoder`."""
-
-    filters: Literal[8, 16, 32, 48] = knob(32, help="Channels of the finest level.")
-    depth: int = knob(4, legal=(2, 6), search=(3, 5), help="How often the sides are halved.")
-    overlap: float = knob(
-        0.25, legal=(0.0, 0.9), searchable=False, why_not="it is part of the evaluation",
-        help="Share of a window that neighboring ones have in common when a volume is predicted.",
-    )  # fmt: skip
-
-
-class SurfaceConfig(RecipeConfig):
-    """Knobs of `surface`."""
-
-    steps: int = redeclared(RecipeConfig, "steps", 30_000)
-    batch_size: int = redeclared(RecipeConfig, "batch_size", 4)
-    crop_size: int = redeclared(RecipeConfig, "crop_size", 128, search=(64, 192))
-    patience: int = redeclared(RecipeConfig, "patience", 50)
-    architecture: str = redeclared(RecipeConfig, "architecture", "unet")
-    encoder: str = redeclared(RecipeConfig, "encoder", "resnet34")
-    grad_clip: float = redeclared(RecipeConfig, "grad_clip", 1.0)
-    optimizer: SurfaceOptimizerConfig = SurfaceOptimizerConfig(
-        name="adamw", lr=1e-2, weight_decay=1e-5, head_lr_mult=1.0, warmup_steps=500, schedule="constant"
-    )
-    loss: SurfaceLossConfig = SurfaceLossConfig()
-    unlabeled_as: Literal["ignore", "foreground", "background"] = knob(
-        "ignore", help="How voxels without a label count in training; evaluation always ignores them.",
-        caution="foreground and background teach the network what nobody marked",
-    )  # fmt: skip
-    volume: VolumeNetworkConfig = VolumeNetworkConfig()
-    post: SurfacePostConfig = SurfacePostConfig()
-    augment: LabeledAugmentConfig = LabeledAugmentConfig(noise=0.01, blur_p=0.0)
 
 
 class Surface(Recipe[SurfaceConfig]):
@@ -118,6 +68,7 @@ class Surface(Recipe[SurfaceConfig]):
     def __init__(self, cfg: SurfaceConfig, task: Task) -> None:
         super().__init__(cfg, task)
         self._watcher: SurfaceExaminer | None = None
+        self._tone = tone_of(cfg.augment)
 
     @classmethod
     def adapt(cls, task: Task) -> Task:
@@ -147,19 +98,43 @@ class Surface(Recipe[SurfaceConfig]):
     def phases(self) -> Sequence[Phase]:
         """One phase, on the labels."""
         cfg = self.cfg
+        stream = training_stream("labeled", "labeled", cfg.batch_size, cfg.crop_size, cfg.augment)
         return [
             Phase(
                 name="supervised", steps=cfg.steps,
-                streams=(training_stream("labeled", "labeled", cfg.batch_size, cfg.crop_size, cfg.augment),),
+                streams=(replace(stream, balance=self._balance()),),
                 optimizers={"net": optimizer_spec(cfg, "net")},
             )
         ]  # fmt: skip
 
+    def _balance(self) -> Balance | None:
+        """How crops are chosen, by the labels as they are taught."""
+        augment, unlabeled = self.cfg.augment, self.cfg.unlabeled_as
+        if augment.balance_tries == 1:
+            return None
+        return Balance(
+            augment.balance_tries, augment.balance_min, augment.balance_max,
+            positive=(1, IGNORE) if unlabeled == "foreground" else (1,),
+            negative=(0, IGNORE) if unlabeled == "background" else (0,),
+        )  # fmt: skip
+
+    def augmented(self, view: Views) -> Views:
+        """A view as it is learned from: turned with its labels, stretched, changed in brightness."""
+        augment = self.cfg.augment
+        moved = quarter_turned(view, augment.rot90_p, flip=augment.flip)
+        image = toned(stretched(denormalize(moved.image), moved.valid, augment.clip_percent), self._tone)
+        return replace(moved, image=renormalize(image, moved.valid))
+
+    def stretched(self, image: Tensor) -> Tensor:
+        """A normalized image as the network takes it; what is exactly 0 is padding."""
+        valid = known_pixels(image)
+        return renormalize(stretched(denormalize(image), valid, self.cfg.augment.clip_percent), valid)
+
     def step(self, nets: Nets, batch: Batch, sched: Sched, opt: Opt) -> StepOut:
         """The composite loss over the voxels that have a label."""
-        view = batch["labeled"]
+        view = self.augmented(batch["labeled"])
         with self.precision():
-            logits = nets["net"](training_image(view, self.cfg.augment.noise))
+            logits = nets["net"](view.image)
         truth, known = view.label == 1, (view.label != IGNORE) & view.valid
         if self.cfg.unlabeled_as != "ignore":
             if self.cfg.unlabeled_as == "foreground":
@@ -182,11 +157,11 @@ class Surface(Recipe[SurfaceConfig]):
     def probabilities(self, nets: Nets, image: Tensor) -> Tensor:
         """As for every recipe; a volume is predicted window by window."""
         if self.task.ndim == 2:
-            return super().probabilities(nets, image)
+            return super().probabilities(nets, self.stretched(image))
 
         def predict(window: Tensor) -> Tensor:
             with self.precision():
-                logits: Tensor = nets[self.evaluated](window)
+                logits: Tensor = nets[self.evaluated](self.stretched(window))
             return logits.float().sigmoid()
 
         side = self.cfg.crop_size
