@@ -1,7 +1,8 @@
 """Trainings in processes of their own that end at a fault point or are killed; torch is imported once for all.
 
 Run as a program it is the server: each line of its input is a `Job` as JSON, for which it forks a process and answers
-how that process ended. What a training reports is said in a file at once, so that it survives the process.
+its number, or such a number, to which it answers how that process ended, or null. What a training reports is said in
+a file at once, so that it survives the process.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -131,13 +133,36 @@ class Trainings:
             stdout=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
+        self._ended: dict[int, int] = {}
 
     def run(self, job: Job) -> int:
         """Runs one attempt; returns its exit code, negative for a signal."""
+        return self.wait(self.start(job))
+
+    def start(self, job: Job) -> int:
+        """Starts one attempt; returns its process's number."""
+        return int(self._ask(asdict(job)))
+
+    def poll(self, pid: int) -> int | None:
+        """How a process ended; None while it runs."""
+        if pid not in self._ended:
+            found = self._ask(pid)
+            if found is None:
+                return None
+            self._ended[pid] = int(found)
+        return self._ended[pid]
+
+    def wait(self, pid: int) -> int:
+        """How a process ended, once it has."""
+        while (code := self.poll(pid)) is None:
+            time.sleep(0.002)
+        return code
+
+    def _ask(self, what: Any) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asdict(job)) + "\n")
+        self._process.stdin.write(json.dumps(what) + "\n")
         self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        return json.loads(self._process.stdout.readline())
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -167,10 +192,15 @@ def serve() -> None:
     torch.set_num_threads(1)
     RECIPES[Leaving.name] = Leaving
     for line in sys.stdin:
+        asked = json.loads(line)
+        if isinstance(asked, int):
+            found, status = os.waitpid(asked, os.WNOHANG)
+            print(json.dumps(os.waitstatus_to_exitcode(status) if found else None), flush=True)
+            continue
         pid = os.fork()
         if pid == 0:
-            _child(Job(**json.loads(line)))
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+            _child(Job(**asked))
+        print(pid, flush=True)
 
 
 if __name__ == "__main__":

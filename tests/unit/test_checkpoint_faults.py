@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.folders import listed_folder
+from tests.support.kill_trainings import kill_trainings
 from tests.support.s3 import S3Server, s3_server
 from tests.support.trainings import EVERY, STEPS, Job, Trainings, said
 from tests.unit import test_store_faults
@@ -103,6 +105,7 @@ def whole(trainings: Trainings, data: Path, tmp_path_factory: pytest.TempPathFac
 
 
 def job_in(folder: Path, data: Path, **changes: Any) -> Job:
+    folder.mkdir(exist_ok=True)
     cache = changes.pop("cache", str(data.with_name("cache")))
     return Job(str(folder / "run"), str(data), cache, str(folder / "said"), str(folder / "out"), **changes)
 
@@ -214,6 +217,16 @@ def test_killed_after_a_report(
     assert trainings.run(job) == -9
     keeps_best(job)
     assert go_on(trainings, job, whole)[0] == kill_after * EVERY
+
+
+def test_killed_at_instants_that_nobody_chose(
+    tmp_path: Path, trainings: Trainings, data: Path, whole: Job
+) -> None:
+    tally = kill_trainings(
+        trainings, lambda number: job_in(tmp_path / str(number), data), 6, whole, random.Random(4)
+    )
+    print(tally.line())
+    assert tally.kills >= 6 and tally.recorded and tally.clean, tally.line()
 
 
 def test_killed_phases_after_the_last_checkpoint(
