@@ -22,6 +22,7 @@ from search.running import Options, Sitting, SweepResult, exit_code, run_sitting
 from search.schema import SweepConfig
 from search.store import RunLog, open_store
 from search.store.identity import host_name
+from search.wandb_key import key_note
 from search.watchers import watchers_of
 from spaces import SearchSpace
 from trainable import strict_yaml
@@ -88,6 +89,9 @@ def _run(log: PatientLog, config: SweepConfig, total: int, cluster: Cluster, opt
     with Progress(lambda: log.state, total, options.console) as progress:
         for finding in log.store.findings:
             progress.say(f"record: {finding}")
+        note = key_note(config.tracking.wandb)
+        if note is not None:
+            progress.say(note)
         waiting = log.state.pending()
         progress.say(f"{len(log.state.finished)} of {total} trials have ended; {len(waiting)} go on")
         sitting = Sitting(config, total, assemble, options.fit, watchers_of(log, config))

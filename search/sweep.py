@@ -29,6 +29,7 @@ from search.records import SCHEMA
 from search.running import Options, Sitting, SweepResult, run_sitting, slots_of
 from search.schema import SweepConfig
 from search.store import Store, open_store
+from search.wandb_key import key_note
 from search.watchers import watchers_of
 from spaces import SearchSpace
 from trainable import strict_yaml
@@ -85,6 +86,9 @@ def _run(
     with Progress(lambda: log.state, total, options.console) as progress:
         for warning in setting.warnings:
             progress.say(f"data: {warning}")
+        note = key_note(config.tracking.wandb)
+        if note is not None:
+            progress.say(note)
         sitting = Sitting(config, total, assemble, options.fit, watchers_of(log, config))
         return run_sitting(log, sitting, cluster, progress)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import netrc
 import os
 import random
 import subprocess
@@ -21,20 +20,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import wandb
 
 from search.records import RunState, TrialRecord
 from search.schema import WandbConfig
 from search.store import RunLog, Store, open_store
+from search.wandb_key import Mode, mode_of
 from trainable.errors import StoreError
 
-Mode = Literal["online", "offline", "disabled"]
 POSITION = "wandb/position.json"
 INIT_TIMEOUT_S, FINISH_TIMEOUT_S = 30.0, 30.0
 POLL_S, LINGER_S = 2.0, 60.0
 ATTEMPTS, FIRST_WAIT_S = 4, 1.0
+NOTICE = "notice: "
+"""Begins the lines of the publisher's log that the driver shows."""
+
+_REFUSED = ("UsageError", "AuthenticationError")
 
 
 class Drawn(Protocol):
@@ -46,26 +49,6 @@ class Drawn(Protocol):
 
     @property
     def summary(self) -> Any: ...
-
-
-def has_key() -> bool:
-    """Whether a wandb key is at hand, in the environment or in netrc; its value is not looked at."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0].split(":")[0]
-    with contextlib.suppress(OSError, netrc.NetrcParseError):
-        return netrc.netrc().authenticators(host) is not None
-    return False
-
-
-def mode_of(config: WandbConfig) -> Mode:
-    """`auto` is what wandb's own WANDB_MODE says, else online with a key, else offline."""
-    if config.mode != "auto":
-        return config.mode
-    wanted = os.environ.get("WANDB_MODE")
-    if wanted in ("offline", "disabled"):
-        return "offline" if wanted == "offline" else "disabled"
-    return "online" if has_key() else "offline"
 
 
 @dataclass
@@ -107,15 +90,17 @@ class Publisher:
     Args:
         run: path or URI. config: the sweep's wandb section. mode: online or offline.
         start: makes a wandb run; `wandb.init` unless a test says otherwise.
+        let_go: ends all that a failed start left; `wandb.teardown` unless a test says otherwise.
         pause: waits; `time.sleep` unless a test says otherwise.
     """
 
     def __init__(
         self, run: str, config: WandbConfig, mode: Mode, *, start: Callable[..., Drawn] = wandb.init,
-        pause: Callable[[float], None] = time.sleep,
+        let_go: Callable[[], object] = wandb.teardown, pause: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self._run, self._config, self.mode = run, config, mode
-        self._start, self._pause = start, pause
+        self._start, self._let_go, self._pause = start, let_go, pause
         self.store = open_store(run)
         self.log = RunLog.open(self.store)
         self.position = Position.read(self.store)
@@ -175,9 +160,14 @@ class Publisher:
             except Exception as error:  # wandb raises many kinds; none of them may end the search
                 if attempt == ATTEMPTS - 1:
                     raise
-                _say(f"wandb: {type(error).__name__}: {str(error)[:200]}")
-                if self.mode == "online" and attempt == ATTEMPTS - 2:
-                    _say("wandb cannot be reached: this run is kept offline; `thresher wandb-sync` sends it later")
+                # Its service takes the id of a run that could not start for one in use, for as long as it lives.
+                self._open.clear()
+                self._let_go()
+                _say(f"wandb: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+                refused = type(error).__name__ in _REFUSED or "401" in str(error)
+                if self.mode == "online" and (refused or attempt == ATTEMPTS - 2):
+                    what = "does not take the key" if refused else "cannot be reached"
+                    _say(f"{NOTICE}wandb {what}: this run is kept offline; `thresher wandb-sync` sends it later")
                     self.mode = "offline"
                 self._pause(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0))
             else:
@@ -247,21 +237,23 @@ def _alive(pid: int) -> bool:
 
 
 class Tracking:
-    """Starts the publisher beside the driver, and leaves it to itself.
+    """Starts the publisher beside the driver, and leaves it to itself; what people should know of it is said once.
 
     Args:
-        run: path or URI. config: the sweep's wandb section.
+        run: path or URI. config: the sweep's wandb section. say: takes a line for the user.
     """
 
-    def __init__(self, run: str, config: WandbConfig) -> None:
+    def __init__(self, run: str, config: WandbConfig, say: Callable[[str], object] = print) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._say, self._log, self._read = say, local_folder(run) / "publisher.log", 0
         mode = mode_of(config)
         if mode == "disabled":
             return
         folder = local_folder(run)
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            with (folder / "publisher.log").open("ab") as output:
+            with self._log.open("ab") as output:
+                self._read = output.tell()
                 self._process = subprocess.Popen(
                     [
                         sys.executable, "-m", "search.tracking", run, "--config", config.model_dump_json(),
@@ -271,10 +263,20 @@ class Tracking:
                 )  # fmt: skip
 
     def update(self, state: RunState) -> None:
-        """Nothing: the publisher reads the log by itself."""
+        """Pass on the publisher's notices; it reads the record by itself."""
+        if self._process is None:
+            return
+        with contextlib.suppress(OSError), self._log.open("rb") as log:
+            log.seek(self._read)
+            whole = log.read().rpartition(b"\n")[0]
+            self._read += len(whole) + 1 if whole else 0
+            for line in whole.decode("utf-8", "replace").splitlines():
+                if line.startswith(NOTICE):
+                    self._say(line.removeprefix(NOTICE))
 
     def close(self, state: RunState) -> None:
-        """Nothing: the publisher sees that the run is closed, draws the rest and ends."""
+        """The same; the publisher sees that the run is closed, draws the rest and ends."""
+        self.update(state)
 
 
 def main() -> int:

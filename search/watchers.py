@@ -12,5 +12,5 @@ from search.tracking import Tracking
 
 def watchers_of(log: PatientLog, config: SweepConfig) -> tuple[Watcher, ...]:
     """The watchers of a sitting."""
-    tracking = Tracking(log.store.uri, config.tracking.wandb)
+    tracking = Tracking(log.store.uri, config.tracking.wandb, lambda line: log.say(line))
     return Keeper(log, config.search.keep), TableWriter(log.store), tracking

@@ -19,7 +19,8 @@ from search.report import write_report
 from search.running import Options
 from search.schema import WandbConfig
 from search.status import read_run
-from search.tracking import POSITION, has_key, mode_of, publish
+from search.tracking import POSITION, publish
+from search.wandb_key import has_key, mode_of
 from trainable.errors import ConfigError, Fault
 
 Run = Annotated[str, typer.Argument(help="The run directory, or its URI.")]

@@ -217,6 +217,28 @@ def test_a_trial_that_the_system_kills_for_memory_is_named_for_it(tmp_path: Path
     observed(f"FAILED (host_memory) after 2 attempts; {first_line(state, 0)}; the other trial COMPLETE")
 
 
+@pytest.mark.fault(35, how="a sweep with wandb mode online and no key at hand")
+def test_a_sweep_without_a_wandb_key_runs_and_is_kept_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observed: Observed
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    # Nobody listens there: a key that should not be used reaches no one.
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    said = io.StringIO()
+    result, _ = sweep(tmp_path, {}, said, search={"trials": 1}, tracking={"wandb": {"mode": "online"}})
+    assert result.exit_code == 0
+    assert "wandb login" in said_of(said, "mode online needs a key")
+    folder = tmp_path / NAME / "wandb"
+    end = time.monotonic() + 60
+    while not list(folder.rglob("offline-run-*/*.wandb")) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert "does not take the key" in (folder / "publisher.log").read_text()
+    assert len(list(folder.rglob("offline-run-*/*.wandb"))) == 1
+    observed("one line before the first trial; no prompt; the sweep ends with 0 and its wandb run lies offline")
+
+
 @pytest.mark.slow
 @pytest.mark.fault(11, how="two drivers that begin a sweep of one name at the same instant")
 def test_of_two_sweeps_of_one_name_that_begin_together_one_runs(

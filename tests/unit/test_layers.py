@@ -38,6 +38,7 @@ search.tables search.catching_up
 search.failure search.messages search.suggestion search.known search.scheduler search.searcher
 search.slots search.gpu_gate search.flags search.stop_question search.folder_lock search.mirror search.trial
 search.cluster search.preflight search.control search.verdicts search.driver search.tune_hooks
+search.wandb_key
 search.progress search.keeping search.tracking search.opening search.running search.watchers search.notify
 search.sweep search.resume search.single
 search.importance search.comparison search.trained search.export search.status search.probe search.preview

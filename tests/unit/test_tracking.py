@@ -6,14 +6,20 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from search.schema import WandbConfig
 from search.store import RunLog, open_store
-from search.tracking import POSITION, Publisher, mode_of, publish
+from search.tracking import POSITION, Publisher, Tracking, publish
+from search.wandb_key import key_note, mode_of
+from tests.support.fault_page import Observed
 from tests.support.runs import unbroken
 
 
@@ -53,7 +59,7 @@ def write_run(folder: Path) -> str:
 
 
 def seams(server: FakeWandb) -> dict[str, Any]:
-    return {"start": server, "pause": lambda seconds: None}
+    return {"start": server, "pause": lambda seconds: None, "let_go": lambda: None}
 
 
 def test_every_evaluation_is_drawn_once_however_often_it_is_published(tmp_path: Path) -> None:
@@ -117,6 +123,110 @@ def test_auto_is_online_only_with_a_key(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     assert mode_of(WandbConfig()) == "online"
     assert mode_of(WandbConfig(mode="disabled")) == "disabled"
+
+
+@pytest.mark.fault(35, how="mode online with no key, and with one that is too short, before a sweep starts")
+def test_a_key_that_is_missing_or_wrong_is_named_before_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, observed: Observed
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    assert key_note(WandbConfig()) is None and key_note(WandbConfig(mode="offline")) is None
+    missing = key_note(WandbConfig(mode="online"))
+    assert missing is not None and "wandb login" in missing and "kept offline" in missing
+    monkeypatch.setenv("WANDB_API_KEY", "canary")
+    short = key_note(WandbConfig())
+    assert short is not None and "at least 40 characters" in short and "canary" not in short
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert key_note(WandbConfig()) is None
+    observed(missing)
+    observed(short)
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A wandb server that answers everything with one code."""
+
+    code = 500
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(self.code)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_GET = do_PUT = do_POST
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def refusing(code: int | None) -> Iterator[str]:
+    """Address of a server that always answers with this code; with None, of nobody."""
+    handler = type("Handler", (Refusing,), {"code": code})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        if code is None:
+            server.server_close()
+            yield address
+            return
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        yield address
+        server.shutdown()
+        thread.join()
+
+
+PUBLISH = """
+import sys
+from search import tracking
+from search.schema import WandbConfig
+tracking.INIT_TIMEOUT_S, tracking.FIRST_WAIT_S, tracking.ATTEMPTS = 1.0, 0.1, int(sys.argv[2])
+print(tracking.publish(sys.argv[1], WandbConfig(), "online"))
+"""
+
+
+@pytest.mark.fault(34, 35, how="the real wandb against servers that answer 500, 429 and 401, and against none")
+@pytest.mark.parametrize(("code", "row"), [(500, 34), (429, 34), (None, 34), (401, 35)])
+def test_the_real_wandb_that_gets_no_answer_keeps_the_run_offline(
+    code: int | None, row: int, tmp_path: Path, observed: Observed
+) -> None:
+    run = str(tmp_path / "run")
+    rows = len(unbroken(open_store(run), 2).history)
+    key = "canary" + "0" * 34
+    with refusing(code) as address:
+        environment = os.environ | {"WANDB_API_KEY": key, "WANDB_BASE_URL": address}
+        environment.pop("WANDB_MODE", None)
+        done = subprocess.run(
+            [sys.executable, "-c", PUBLISH, run, "2"], env=environment, capture_output=True, text=True, timeout=120,
+            stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == f"(2, {rows})"
+    [notice] = [line for line in lines if line.startswith("notice: ")]
+    assert ("does not take the key" if code == 401 else "cannot be reached") in notice
+    names = {path.stem.removeprefix("run-") for path in (Path(run) / "wandb").rglob("offline-run-*/*.wandb")}
+    assert len(names) == 2
+    assert key not in done.stdout + done.stderr
+    shown = "no server" if code is None else str(code)
+    observed(f"{shown}: {notice.removeprefix('notice: ')}; every evaluation in offline runs", row=row)
+
+
+def test_notices_of_the_publisher_are_passed_on_once(tmp_path: Path) -> None:
+    run, said = write_run(tmp_path / "run"), []
+    log = Path(run) / "wandb" / "publisher.log"
+    tracking = Tracking(run, WandbConfig(mode="disabled"), said.append)
+    tracking._process = cast("Any", object())
+    state = RunLog.open(open_store(run)).state
+    tracking.update(state)
+    log.parent.mkdir()
+    log.write_text("wandb: noise\nnotice: wandb cannot be reached\nnotice: ha")
+    tracking.update(state)
+    tracking.close(state)
+    assert said == ["wandb cannot be reached"]
 
 
 def test_the_real_wandb_offline_writes_one_run_per_trial_and_no_secret(tmp_path: Path) -> None:
