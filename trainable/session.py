@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,15 +17,14 @@ from trainable.collective import average
 from trainable.config import RecipeConfig, RunConfig, flatten, nearest, resolve
 from trainable.data.augment import make_views, to_device
 from trainable.data.dataset import Dataset, open_dataset
-from trainable.data.loaders import U8, Batches, Prefetcher
+from trainable.data.loaders import U8
 from trainable.data.random import stream_rng, stream_seed
 from trainable.device import autocast, device_name, peak_memory_mb
 from trainable.errors import ConfigError, Fault, TrainingDiverged
-from trainable.evaluation import evaluate, hidden_labels, label_accuracy, predictions, train_positions
+from trainable.feed import Feed
 from trainable.meters import Meters, read
 from trainable.metrics.objective import Objective
 from trainable.optimizers import Optimizer
-from trainable.pseudo_labels import Target
 from trainable.recipes import get_recipe
 from trainable.recipes.interface import Phase, PhaseContext, Recipe
 from trainable.state import (
@@ -39,6 +38,7 @@ from trainable.state import (
     StopQuestion,
 )
 from trainable.targets import drop_targets, read_targets, save_output, write_targets
+from trainable.yardstick import Yardstick
 
 NAN_CHECK_EVERY = 10
 OBSERVE_EVERY_S = 1.0
@@ -79,10 +79,8 @@ class Session:
         self.phases = list(recipe.phases())
         self.optimizers: dict[str, Optimizer] = {}
         self._sched: dict[str, Tensor] = {}
-        self._batches: Iterator[Batches] | None = None
-        self._prefetcher: Prefetcher | None = None
-        self._train_positions = train_positions(data, run.seed)
-        self._hidden = hidden_labels(data, run.seed, run.data.hidden_labels) if recipe.needs_unlabeled else {}
+        self._feed = Feed(data, run.seed, rank, world_size)
+        self._yardstick = Yardstick(run, recipe, data, device)
         self._clock = time.monotonic()
         self._observed = 0.0
         self._verdict: tuple[OutcomeState, str] | None = None
@@ -106,13 +104,14 @@ class Session:
         """Begin the phase whose turn it is, where it has not begun, and open its streams."""
         if self.state.begun and self.state.step >= self._phase_start() + self.phase.steps:
             self.state.phase, self.state.begun = self.state.phase + 1, False
-            self._close_streams()
+            self._feed.close()
         if not self.state.begun:
             self._write_targets()
             self._build_optimizers(fresh=self.phase.fresh_optimizers)
             self.state.begun = True
-        if self._batches is None:
-            self._open_streams()
+        if not self._feed.is_open:
+            self._feed.open(self.phase, self.state.phase, self.state.step - self._phase_start(), self.targets)
+            self._sched = {name: torch.zeros((), device=self.device) for name in self.phase.schedules}
             for name, net in self.nets.items():
                 net.train(any(name in spec.nets for spec in self.phase.optimizers.values()))
 
@@ -135,50 +134,17 @@ class Session:
 
     def _context(self, write: Callable[[int, U8], None]) -> PhaseContext:
         return PhaseContext(
-            nets=self.nets, phase=self.state.phase, predict=self._predict_split, image=self.data.source.image,
-            labels=self.data.source.mask, targets=self.targets, write=write,
+            nets=self.nets, phase=self.state.phase, predict=partial(self._yardstick.predict, self.nets),
+            image=self.data.source.image, labels=self.data.source.mask, targets=self.targets, write=write,
             save=lambda name, content: save_output(self.directory, name, content),
             metrics=(self.state.last_report or {}).get("record", {}), remember=self.state.recipe,
         )  # fmt: skip
-
-    def _predict_split(self, split: str) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.float32]]]]:
-        self.nets[self.recipe.evaluated].eval()
-        for group, probabilities in predictions(
-            self.data, self.data.positions(split), self._probabilities, device=self.device, stride=self.recipe.stride,
-            size=2 * self.cfg.batch_size,
-        ):  # fmt: skip
-            yield from zip(group, probabilities.cpu().numpy(), strict=True)
-
-    def _open_streams(self) -> None:
-        phase, start = self.phase, self._phase_start()
-        names = f"{self.state.phase}/" if self.state.phase else ""
-        samplers = {
-            s.name: self.data.sampler(
-                s, stream_seed(self.run.seed, names, 0) if names else self.run.seed, self.rank, self.world_size,
-                self.targets,
-            )
-            for s in phase.streams
-        }  # fmt: skip
-
-        def cut(step: int) -> Batches:
-            live = (s for s in phase.streams if step >= s.start_step)
-            return {s.name: samplers[s.name].batch(step) for s in live}
-
-        self._prefetcher = Prefetcher(cut, self.state.step - start, phase.steps)
-        self._batches = iter(self._prefetcher)
-        self._sched = {name: torch.zeros((), device=self.device) for name in phase.schedules}
-
-    def _close_streams(self) -> None:
-        if self._prefetcher is not None:
-            self._prefetcher.close()
-        self._prefetcher, self._batches = None, None
 
     # -- one step ----------------------------------------------------------------------------------------------
 
     def train_step(self) -> None:
         """One step of the recipe; nothing in it waits for the device."""
-        assert self._batches is not None
-        host = next(self._batches)
+        host = self._feed.take()
         in_phase = self.state.step - self._phase_start()
         views = {name: make_views(to_device(batch, self.device)) for name, batch in host.items()}
         self._fill_schedules(in_phase)
@@ -236,10 +202,6 @@ class Session:
             or (step == end and self.phase.evaluate_at_end)
         )
 
-    def _probabilities(self, image: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.recipe.probabilities(self.nets, image)
-
     def evaluate(self, should_stop: StopQuestion) -> Report:
         """Evaluate, remember the outcome, and write the best model where this is it.
 
@@ -248,7 +210,10 @@ class Session:
             TrainingDiverged: the loss has not been finite for too long.
         """
         self._check_finite()
-        record = self._record(should_stop)
+        last = self.state.step - self._phase_start() - 1
+        record = self._yardstick.measure(self.nets, self.phase, last, should_stop)
+        record |= read(self.meters.sums(), self.recipe.task.class_names)
+        self.meters.clear()
         self.recipe.after_evaluation(record, self.state.recipe)
         report = Report(self.state.step, self._time_s(), self._objective(record), record)
         self._remember(report)
@@ -262,48 +227,6 @@ class Session:
             message = f"objective must be a metric that {self.recipe.name} reports, but got objective={metric!r}"
             raise ConfigError([Fault("objective", f"{message}{nearest(metric, record)}")])
         return record.get(metric)
-
-    def _record(self, should_stop: StopQuestion) -> dict[str, float | None]:
-        task, evaluated = self.recipe.task, self.nets[self.recipe.evaluated]
-        # Module by module: a network may hold parts in another mode, or share them with other networks.
-        modes = [(module, module.training) for module in evaluated.modules()]
-        evaluated.eval()
-        exclude = [task.class_names.index(name) for name in self.cfg.exclude_classes]
-        record: dict[str, float | None] = {}
-        try:
-            for prefix, positions in (("val", self.data.positions("val")), ("train", self._train_positions)):
-                record |= evaluate(
-                    self.data, positions, self._probabilities, task, prefix=prefix, exclude=exclude,
-                    device=self.device, stride=self.recipe.stride, size=2 * self.cfg.batch_size,
-                    should_stop=should_stop,
-                    examiner=self.recipe.examiner(self.data.radius) if prefix == "val" else None,
-                )  # fmt: skip
-            record["st/pl_accuracy"] = self._label_accuracy(should_stop)
-        finally:
-            for module, training in modes:
-                module.training = training
-        train, val = record["train/miou"], record["val/miou"]
-        kept = {k: v for k, v in record.items() if k.startswith("val/")} | {"train/miou": train}
-        kept["gap"] = None if train is None or val is None else train - val
-        kept |= read(self.meters.sums(), task.class_names)
-        self.meters.clear()
-        return kept if record["st/pl_accuracy"] is None else kept | {"st/pl_accuracy": record["st/pl_accuracy"]}
-
-    def _label_accuracy(self, should_stop: StopQuestion) -> float | None:
-        """How right the pseudo-labels of this step are, where labels that nobody trains on tell."""
-        last = self.state.step - self._phase_start() - 1
-        using = any(s.split == "unlabeled" and last >= s.start_step for s in self.phase.streams)
-        if not self._hidden or not using:
-            return None
-        sched = {n: torch.tensor(schedule(last), device=self.device) for n, schedule in self.phase.schedules.items()}
-
-        def labels(image: Tensor, valid: Tensor) -> Target | None:
-            return self.recipe.pseudo_labels(self.nets, image, valid, sched)
-
-        return label_accuracy(
-            self.data, self._hidden, labels, device=self.device, stride=self.recipe.stride,
-            size=2 * self.cfg.batch_size, should_stop=should_stop,
-        )  # fmt: skip
 
     def _remember(self, report: Report) -> None:
         state, value = self.state, report.objective
@@ -380,7 +303,7 @@ class Session:
 
     def close(self) -> None:
         """Stop the prefetch thread."""
-        self._close_streams()
+        self._feed.close()
 
     # -- saving and loading ------------------------------------------------------------------------------------
 
