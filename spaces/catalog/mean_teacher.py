@@ -23,7 +23,17 @@ register(
         "ema_decay": {},
         "threshold_mode": {},
         "threshold": {"mode": "shared"},
-        "selection": {"momentum": {}, "keep_ratio": {}, "drop_share": {}, "num_sigmas": {}},
+        "selection": {
+            "momentum": {},
+            "keep_ratio": {},
+            "drop_share": {},
+            "num_sigmas": {},
+            "follow": {},
+            "quantile": {},
+            "weighting": {},
+            "weight_gamma": {},
+            "weight_level": {},
+        },
         "optimizer": {"lr": {}, "head_lr_mult": {}, "weight_decay": {}, "power": {}},
         "augment": {
             "zoom_min": {},

@@ -113,6 +113,12 @@ SELECTIONS: dict[str, Callable[[], Any]] = {
         PROBABILITIES[:, 0], LABEL, TENSOR, TENSOR, valid=VALID
     ),
     "confidence": lambda: pseudo_labels.confidence(PROBABILITIES),
+    "confidence_weighted": lambda: pseudo_labels.confidence_weighted(
+        pseudo_labels.select_per_class(PROBABILITIES, 0.5, VALID), PROBABILITIES, TENSOR
+    ),
+    "image_weighted": lambda: pseudo_labels.image_weighted(
+        pseudo_labels.select_per_class(PROBABILITIES, 0.5, VALID), PROBABILITIES, TENSOR
+    ),
     "mean_probabilities": lambda: pseudo_labels.mean_probabilities(torch.randn(4, B, C, H, W)),
     "pixel_entropy": lambda: pseudo_labels.pixel_entropy(PROBABILITIES),
     "per_class": lambda: pseudo_labels.per_class(TENSOR, C, PROBABILITIES),
@@ -189,7 +195,7 @@ def test_selections_never_wait(name: str) -> None:
 def test_threshold_modes_never_wait(name: str) -> None:
     state = MODES[name].init(C, "cpu")
     with NoSync():
-        for numbers in (Numbers(), Numbers(TENSOR, TENSOR, TENSOR, TENSOR, TENSOR)):
+        for numbers in (Numbers(), Numbers(*[TENSOR] * 6)):
             MODES[name].select(state, PROBABILITIES, VALID, numbers, alone)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainable.pseudo_labels import MODES, Numbers, alone, select_per_class
-from trainable.pseudo_labels.modes import State
+from trainable.pseudo_labels.mode import State
 
 SEEDS = st.integers(0, 2**31)
 C = 4

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from trainable.pseudo_labels.images import fuse_image_labels, select_images, vote_target
-from trainable.pseudo_labels.modes import MODES, Mode, Numbers, State, alone
+from trainable.pseudo_labels.mode import Mode, Numbers, State, alone
+from trainable.pseudo_labels.modes import MODES
 from trainable.pseudo_labels.rounds import round_target, select_two_sided, two_sided_thresholds
 from trainable.pseudo_labels.select import (
     confidence,
@@ -19,6 +20,7 @@ from trainable.pseudo_labels.target import (
     make_target,
     selection_stats,
 )
+from trainable.pseudo_labels.weights import confidence_weighted, image_weighted
 
 __all__ = [
     "MODES",
@@ -29,7 +31,9 @@ __all__ = [
     "Target",
     "alone",
     "confidence",
+    "confidence_weighted",
     "fuse_image_labels",
+    "image_weighted",
     "label_accuracy_counts",
     "make_target",
     "mean_probabilities",

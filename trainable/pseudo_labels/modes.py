@@ -13,64 +13,24 @@ strictly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from trainable.metrics import count_bins, count_classes
+from trainable.pseudo_labels.mode import Mode, Number, Numbers, State, SumOverWorkers, follow
 from trainable.pseudo_labels.select import confidence, per_class, pixel_entropy, select_per_class
+from trainable.pseudo_labels.softmatch import (
+    init_softmatch,
+    init_softmatch_per_class,
+    select_softmatch,
+    select_softmatch_per_class,
+)
 from trainable.pseudo_labels.target import Target, make_target
-
-State = dict[str, Tensor]
-SumOverWorkers = Callable[[Tensor], Tensor]
-Number = float | Tensor
 
 # Confidences crowd towards 1: bins of equal width in -log2(1 - p) tell 0.999 from 0.9999.
 _BINS = 2048
 _OCTAVES = 24.0
 
-
-@dataclass(frozen=True)
-class Numbers:
-    """What the modes may be told; each value is a number or a tensor on the device.
-
-    Attributes:
-        threshold: of fixed, per_class and linear_ramp, the value of this step, one or one per class; of
-            flexmatch the threshold of the best learned class; of freematch the cap of the global threshold.
-        momentum: share of the old statistics that stays in a step.
-        keep_ratio: of class_ratio, the share of each class's predictions to keep.
-        drop_share: of entropy_pct, the share of the pixels to drop, those of the largest entropy; U2PL lets
-            it fall from 0.2 to 0.
-        num_sigmas: of softmatch, how many standard deviations the weight's width spans.
-    """
-
-    threshold: Number = 0.95
-    momentum: Number = 0.999
-    keep_ratio: Number = 0.5
-    drop_share: Number = 0.2
-    num_sigmas: Number = 2.0
-
-
-@dataclass(frozen=True)
-class Mode:
-    """One threshold mode.
-
-    Attributes:
-        init: makes the state for a number of classes on a device.
-        select: turns probabilities into a target and moves the state on.
-        help: one line for the user.
-    """
-
-    init: Callable[[int, torch.device | str], State]
-    select: Callable[[State, Tensor, Tensor | None, Numbers, SumOverWorkers], Target]
-    help: str
-
-
-def alone(statistics: Tensor) -> Tensor:
-    """Return the statistics of a single worker as they are."""
-    return statistics
 
 
 def _no_state(num_classes: int, device: torch.device | str) -> State:
@@ -98,7 +58,9 @@ def _select_freematch(
 ) -> Target:
     """tau = EMA of the mean confidence, tau_c = min(tau, cap) p_c / max p, p = EMA of the mean prediction.
 
-    `histogram`, the EMA of each class's share among the predictions, is what the fairness loss needs.
+    With `quantile` above 0, tau follows that quantile of the confidences instead of their mean; of several workers
+    each contributes its own. `histogram`, the EMA of each class's share among the predictions, is what the fairness
+    loss needs.
 
     Source: FreeMatch (arXiv 2205.07246), over pixels. Differs in that the cap acts where tau is used, not on
         the stored tau.
@@ -112,12 +74,22 @@ def _select_freematch(
     counts = count_classes(label, valid, num_classes).float()
     sums = total(torch.cat((weight.sum()[None], (value * weight).sum()[None], per_channel, counts)))
     mean = sums[1:] / sums[0].clamp_min(1.0)
-    _follow(state["tau"], mean[0], numbers.momentum, sums[0] > 0)
-    _follow(state["probability"], mean[1 : 1 + num_classes], numbers.momentum, sums[0] > 0)
-    _follow(state["histogram"], mean[1 + num_classes :], numbers.momentum, sums[0] > 0)
+    level = _level(value, valid, mean[0], numbers.quantile, total)
+    follow(state["tau"], level, numbers.momentum, sums[0] > 0)
+    follow(state["probability"], mean[1 : 1 + num_classes], numbers.momentum, sums[0] > 0)
+    follow(state["histogram"], mean[1 + num_classes :], numbers.momentum, sums[0] > 0)
     cap = per_class(numbers.threshold, num_classes, value)
     relative = state["probability"] / state["probability"].max().clamp_min(1e-12)
     return select_per_class(probabilities, torch.minimum(state["tau"], cap) * relative, valid)
+
+
+def _level(value: Tensor, valid: Tensor, mean: Tensor, quantile: Number, total: SumOverWorkers) -> Tensor:
+    """The mean that is given, or where it is above 0 the quantile, as a mean over the workers that see a pixel."""
+    if not isinstance(quantile, Tensor) and quantile == 0:
+        return mean
+    own = torch.stack((_masked_quantile(value, valid, quantile), valid.any().float()))
+    sums = total(own)
+    return torch.where(sums.new_zeros(()) + quantile > 0, sums[0] / sums[1].clamp_min(1.0), mean)
 
 
 def _init_flexmatch(num_classes: int, device: torch.device | str) -> State:
@@ -148,43 +120,7 @@ def _select_flexmatch(
     sums = total(torch.cat((above, valid.sum().float()[None])))
     below = sums[num_classes:] - sums[:num_classes].sum()
     share = torch.cat((sums[:num_classes], below)) / sums[num_classes].clamp_min(1.0)
-    _follow(state["share"], share, numbers.momentum, sums[num_classes] > 0)
-    return target
-
-
-def _init_softmatch(num_classes: int, device: torch.device | str) -> State:
-    return {
-        "mean": torch.full((), 1.0 / num_classes, device=device),
-        "variance": torch.ones((), device=device),
-    }
-
-
-def _select_softmatch(
-    state: State, probabilities: Tensor, valid: Tensor | None, numbers: Numbers, total: SumOverWorkers
-) -> Target:
-    """Keep every pixel with weight exp(-min(p - mu, 0)^2 / (2 sigma^2 / n^2)), mu, sigma^2 EMA over pixels.
-
-    The weights tend to saturate at 1 on images; `st/weight` is their sum, to be set against the pixels seen.
-
-    Source: SoftMatch (arXiv 2301.10921), without its uniform alignment.
-    """
-    value, label = confidence(probabilities)
-    valid = torch.ones_like(label, dtype=torch.bool) if valid is None else valid
-    weight = valid.float()
-    # The squares are taken about a value that all workers share, so that float32 does not cancel.
-    about = state["mean"].clone()
-    offset = (value - about) * weight
-    sums = total(torch.stack((weight.sum(), offset.sum(), (offset * offset).sum())))
-    count = sums[0].clamp_min(1.0)
-    mean = sums[1] / count
-    variance = (sums[2] - sums[1] * mean).clamp_min(0.0) / (sums[0] - 1.0).clamp_min(1.0)
-    _follow(state["mean"], about + mean, numbers.momentum, sums[0] > 0)
-    _follow(state["variance"], variance, numbers.momentum, sums[0] > 1)
-    short = (value - state["mean"]).clamp_max(0.0)
-    width = 2.0 * state["variance"].clamp_min(1e-12) / (numbers.num_sigmas * numbers.num_sigmas)
-    soft = (-short * short / width).exp()
-    target = make_target(label, valid, valid, probabilities.shape[1], weight=soft)
-    target.stats["st/weight"] = target.weight.sum()
+    follow(state["share"], share, numbers.momentum, sums[num_classes] > 0)
     return target
 
 
@@ -208,7 +144,7 @@ def _select_class_ratio(
     cell = torch.where(valid, label * _BINS + position, torch.full_like(label, num_classes * _BINS))
     counts = count_bins(cell, num_classes * _BINS + 1)[:-1].view(num_classes, _BINS)
     sums = total(counts.float())
-    _follow(state["histogram"], sums, numbers.momentum, sums.sum() > 0)
+    follow(state["histogram"], sums, numbers.momentum, sums.sum() > 0)
     # Entry b: the weight of the class at bin b and above. It falls with b; the last b that still reaches the
     # share is the cut. float64, because 1 - 0.999 of a count is soon under float32's last place.
     reaching = state["histogram"].double().flip(1).cumsum(1).flip(1)
@@ -239,7 +175,7 @@ def _select_corr_global(
     present = (largest > 0).float()
     has_any = (present.sum() > 0).float()
     sums = total(torch.stack((largest.sum() / present.sum().clamp_min(1.0), has_any)))
-    _follow(state["tau"], sums[0] / sums[1].clamp_min(1.0), numbers.momentum, sums[1] > 0)
+    follow(state["tau"], sums[0] / sums[1].clamp_min(1.0), numbers.momentum, sums[1] > 0)
     return select_per_class(probabilities, state["tau"], valid)
 
 
@@ -272,16 +208,14 @@ MODES: dict[str, Mode] = {
         _init_freematch, _select_freematch, "follows the mean confidence, lower for rare classes"
     ),
     "flexmatch": Mode(_init_flexmatch, _select_flexmatch, "lower for classes with few confident pixels"),
-    "softmatch": Mode(_init_softmatch, _select_softmatch, "keeps all pixels, weighted by confidence"),
+    "softmatch": Mode(init_softmatch, select_softmatch, "keeps all pixels, weighted by confidence"),
+    "softmatch_per_class": Mode(
+        init_softmatch_per_class, select_softmatch_per_class, "the same, by each class's own confidence"
+    ),
     "class_ratio": Mode(_init_class_ratio, _select_class_ratio, "keeps the same share of each class"),
     "corr_global": Mode(_init_corr_global, _select_corr_global, "follows the classes' largest confidences"),
     "entropy_pct": Mode(_no_state, _select_entropy_pct, "drops the share of pixels of the largest entropy"),
 }
-
-
-def _follow(average: Tensor, value: Tensor, momentum: Number, when: Tensor) -> None:
-    moved = momentum * average + (1.0 - momentum) * value
-    average.copy_(torch.where(when, moved, average))
 
 
 def _bin_of(value: Tensor) -> Tensor:

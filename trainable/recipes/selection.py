@@ -16,13 +16,20 @@ from trainable.data.augment import mix
 from trainable.knob import Section, knob
 from trainable.losses.reduction import Normalize
 from trainable.models import Segmenter
-from trainable.pseudo_labels import MODES, Numbers, Target, mean_probabilities
+from trainable.pseudo_labels import (
+    MODES,
+    Numbers,
+    Target,
+    confidence_weighted,
+    image_weighted,
+    mean_probabilities,
+)
 from trainable.recipes.interface import Nets, Sched
 from trainable.recipes.pixel import PixelRecipe
 
 ThresholdMode = Literal[
-    "fixed", "per_class", "linear_ramp", "freematch", "flexmatch", "softmatch", "class_ratio", "corr_global",
-    "entropy_pct",
+    "fixed", "per_class", "linear_ramp", "freematch", "flexmatch", "softmatch", "softmatch_per_class", "class_ratio",
+    "corr_global", "entropy_pct",
 ]  # fmt: skip
 
 
@@ -53,6 +60,13 @@ class SelectionConfig(Section):
         0.2, legal=(0.0, 1.0), search=(0.05, 0.5), acts_from="self_training",
         help="Share of the pixels that entropy_pct drops at the first step; it falls linearly to 0.",
     )  # fmt: skip
+    follow: Literal["mean", "quantile"] = knob(
+        "mean", acts_from="self_training", help="What of the confidences freematch follows."
+    )
+    quantile: float = knob(
+        0.8, legal=(0.001, 1.0), search=(0.5, 0.95), acts_from="self_training",
+        help="The quantile that freematch follows where it follows one.",
+    )  # fmt: skip
     num_sigmas: float = knob(
         2.0, legal=(0.1, 100.0), search=(1.0, 4.0), acts_from="self_training",
         help="Standard deviations of confidence that the width of softmatch's weight spans.",
@@ -60,6 +74,19 @@ class SelectionConfig(Section):
     fairness: float = knob(
         0.01, legal=(0.0, 10.0), search=(0.001, 0.1), scale="log", acts_from="self_training",
         help="Weight of freematch's fairness loss, a part of loss/st; 0 = none.",
+    )  # fmt: skip
+    weighting: Literal["none", "confidence", "image"] = knob(
+        "none", acts_from="self_training",
+        help="What chosen pixels count: all alike, by their confidence, or by how sure their image is (which only acts "
+        "with normalize: all).",
+    )  # fmt: skip
+    weight_gamma: float = knob(
+        2.0, legal=(0.0, 100.0), search=(0.5, 4.0), acts_from="self_training",
+        help="Power of the confidence where that weighs.",
+    )  # fmt: skip
+    weight_level: float = knob(
+        0.97, legal=(0.0, 1.0), search=(0.8, 0.99), unit="probability", acts_from="self_training",
+        help="An image weighs as much as its share of pixels that are at least so sure.",
     )  # fmt: skip
 
 
@@ -143,9 +170,13 @@ class SelectingRecipe(PixelRecipe[S]):
         numbers = Numbers(
             threshold=limits, momentum=cfg.momentum, keep_ratio=cfg.keep_ratio,
             drop_share=sched["selection.drop_share"], num_sigmas=cfg.num_sigmas,
+            quantile=cfg.quantile if cfg.follow == "quantile" else 0.0,
         )  # fmt: skip
         mode = MODES[self.cfg.threshold_mode]
-        return mode.select(self._modes[labeler], probabilities, valid, numbers, sum_over_workers)
+        target = mode.select(self._modes[labeler], probabilities, valid, numbers, sum_over_workers)
+        if cfg.weighting == "confidence":
+            return confidence_weighted(target, probabilities, cfg.weight_gamma)
+        return image_weighted(target, probabilities, cfg.weight_level) if cfg.weighting == "image" else target
 
     @torch.no_grad()
     def pseudo_labels(self, nets: Nets, image: Tensor, valid: Tensor, sched: Sched) -> Target:
