@@ -1,5 +1,7 @@
 """A driver in a process of its own, that tests can kill: a real sweep over the toy training.
 
+With a data set's folder in THRESHER_REAL, it really trains: a tiny network on tiny images.
+
 python -m tests.support.drive sweep STORAGE '{"search": {"trials": 6}}'
 python -m tests.support.drive resume RUN '{"add_trials": 3}'
 """
@@ -9,14 +11,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from search.opening import Setting
+from search.opening import Setting, examine
 from search.resume import resume
 from search.running import Options, SweepResult
 from search.schema import SweepConfig
 from search.sweep import start_sweep
+from trainable.data.synth import GROUP_BY
 from trainable.errors import ThresherError
 
 FIT = "tests.support.toy:fit"
@@ -60,13 +64,30 @@ def toy_config(storage: Path | str, **sections: Any) -> SweepConfig:
     return SweepConfig.model_validate(found)
 
 
+def real_config(storage: Path | str, data: Path | str, **sections: Any) -> SweepConfig:
+    """The same sweep over tiny networks that train on the scenes in a folder."""
+    lists = {"labeled": "splits/labelled.txt", "unlabeled": "splits/unlabelled.txt", "val": "splits/val.txt"}
+    tiny = {
+        "steps": 20, "eval_every_steps": 5, "batch_size": 2, "crop_size": 32, "patience": 0, "encoder_weights": None,
+        "architecture": "fpn", "encoder": "tu-test_resnet", "scale_every_steps": 0, "st.start_step": 1, "amp": "off",
+    }  # fmt: skip
+    found = {"data": {"root": str(data), "group_by": GROUP_BY, **lists}, "train": tiny}
+    return toy_config(storage, **found, **sections)
+
+
+def real_options() -> Options:
+    return replace(toy_options(), fit=Options.fit, examine=examine)
+
+
 def main(command: str, where: str, text: str = "{}") -> int:
-    given = json.loads(text)
+    given, data = json.loads(text), os.environ.get("THRESHER_REAL")
+    options = toy_options() if data is None else real_options()
     try:
         if command == "sweep":
-            result: SweepResult = start_sweep(toy_config(where, **given), options=toy_options())
+            config = toy_config(where, **given) if data is None else real_config(where, data, **given)
+            result: SweepResult = start_sweep(config, options=options)
         else:
-            result = resume(where, options=toy_options(), **given)
+            result = resume(where, options=options, **given)
     except ThresherError as error:
         print(error, flush=True)
         return error.exit_code
