@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -241,7 +242,7 @@ def _load_encoder(network: nn.Module, architecture: str, encoder: str, weights: 
                 Fault(
                     "encoder_weights",
                     f"the {weights!r} weights of {encoder!r} must be at hand, but they cannot be loaded or downloaded "
-                    f"({type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else 'no detail'}); "
+                    f"({type(error).__name__}: {shorten(str(error), 160, placeholder=' ...') or 'no detail'}); "
                     "set encoder_weights: null for random weights, or name a file",
                 )
             ]
@@ -262,7 +263,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
     except Exception as error:  # every reader's own error means the same here
         raise CheckpointError(
             f"{path}: must be a file of weights (safetensors, or torch with tensors only), but got "
-            f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else 'no detail'}"
+            f"{type(error).__name__}: {shorten(str(error), 160, placeholder=' ...') or 'no detail'}"
         ) from error
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
