@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,8 +109,14 @@ def export(
     run: Run,
     trial: Annotated[int | None, typer.Option("--trial", help="Which trial; left out: the best.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Left out: best.yaml in the run.")] = None,
+    study: Annotated[Path | None, typer.Option("--study", help="Write all trials as an Optuna study instead.")] = None,
 ) -> None:  # fmt: skip
     """Write the best configuration as a file that `thresher train` runs."""
+    if study is not None:
+        # Optuna is loaded by those alone who ask for it.
+        count = importlib.import_module("search.study").export_study(run, study)
+        say(f"{study}: an Optuna study of {count} trials (sqlite:///{study})")
+        return
     found = export_config(run, trial, output)
     say(f"{found.path}: trial {found.trial.number} ({found.trial.source}), {shown(found.trial.best_value)}. Next:",
         f"  thresher train {found.path}")  # fmt: skip
