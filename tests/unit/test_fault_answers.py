@@ -143,7 +143,8 @@ def test_read_only_storage_is_refused_before_anything_else(
         with pytest.raises(ConfigError, match="read-only") as caught:
             start_sweep(toy_config(disk), options=options)
     assert caught.value.exit_code == 2
-    observed(f"exit 2 before data are read or Ray is started: {str(caught.value).partition(': ')[2].partition(': ')[2]}")
+    words = str(caught.value).partition(": ")[2].partition(": ")[2]
+    observed(f"exit 2 before data are read or Ray is started: {words}")
 
 
 # ---- 16: an outage under a search ----

@@ -42,14 +42,14 @@ search.cluster search.preflight search.control search.verdicts search.driver sea
 search.wandb_key
 search.progress search.keeping search.tracking search.opening search.running search.watchers search.notify
 search.sweep search.resume search.single
-search.importance search.comparison search.trained search.export search.status search.probe search.preview
+search.importance search.comparison search.trained search.export search.status search.study search.probe search.preview
 search.starter search.doctor search.demo search.confirm search.report
 search.cli
 """
 """A module stands in the line of the longest name that it starts with; it imports only from its own line and above."""
 
 VENDORS = {
-    "optuna": {"spaces.derive", "search.searcher", "search.importance", "search.export"},
+    "optuna": {"spaces.derive", "search.searcher", "search.importance", "search.study"},
     "pandas": {"search.tables"},
     "pyarrow": {"search.store", "search.tables"},
     "wandb": {"search.tracking"},
