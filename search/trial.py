@@ -14,6 +14,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -135,8 +136,7 @@ def _attempt(
         )  # fmt: skip
         return messages.outcome(trial, attempt, found, job.gpus)
     except Exception as error:  # Whatever the training raises is a result: the trial's end and its reason.
-        sys.excepthook(type(error), error, error.__traceback__)
-        sys.stderr.flush()
+        print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
         log = tail((directory / LOG_NAME).read_bytes())
         return _failed(job, trial, attempt, error, question.steps, log)
 
