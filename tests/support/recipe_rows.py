@@ -97,6 +97,10 @@ ROWS = (
         ("loss/sup", "loss/st", "threshold/a", *COUNTS),
     ),
     Row(
+        "corrmatch", PIXEL | {"corr_channels": 8, "selection": {"momentum": 0.5}},
+        ("loss/sup", "loss/st", "threshold/a", *COUNTS),
+    ),
+    Row(
         "cps", {"evaluate": "mean", "threshold_mode": "corr_global", "selection": {"momentum": 0.5},
                 "st": {"start_step": 3}},
         ("loss/sup", "loss/st", "threshold/a", "lr/second", *COUNTS),

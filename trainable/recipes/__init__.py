@@ -6,6 +6,7 @@ from typing import Any
 
 from trainable.config import nearest
 from trainable.errors import ConfigError, Fault
+from trainable.recipes.corrmatch import CorrMatch
 from trainable.recipes.cps import CPS
 from trainable.recipes.diverse_head import DiverseHead
 from trainable.recipes.fixmatch import FixMatch
@@ -31,6 +32,7 @@ RECIPES: dict[str, type[Recipe[Any]]] = {
         FixMatch,
         UniMatch,
         UniMatchV2,
+        CorrMatch,
         CPS,
         MeanTeacher,
         SelfTrainingRounds,

@@ -68,10 +68,11 @@ class StrongViewRecipe(SelectingRecipe[F]):
     """Half labeled loss, half consistency of strong views with the labels of the weak one.
 
     Attributes:
-        num_strong: strong views of every unlabeled image.
+        num_strong: strong views of every unlabeled image. learners: networks that the optimizer updates.
     """
 
     num_strong: ClassVar[int] = 1
+    learners: ClassVar[tuple[str, ...]] = ("net",)
 
     @property
     def evaluated(self) -> str:
@@ -103,7 +104,7 @@ class StrongViewRecipe(SelectingRecipe[F]):
             Phase(
                 name="self_training", steps=self.cfg.steps,
                 streams=(self.labeled_stream(), self.unlabeled_stream(self.num_strong)),
-                optimizers={"net": optimizer_spec(self.cfg, "net")}, schedules=self.schedules(),
+                optimizers={"net": optimizer_spec(self.cfg, *self.learners)}, schedules=self.schedules(),
             )
         ]  # fmt: skip
 
@@ -111,7 +112,7 @@ class StrongViewRecipe(SelectingRecipe[F]):
         """L = (labeled + st.weight * consistency) / 2; before self-training the consistency is 0."""
         labeled, unlabeled = batch["labeled"], batch.get("unlabeled")
         if unlabeled is None:
-            supervised = self.supervised_loss(self.heads(nets["net"], labeled.image).mean(0), labeled.label)
+            supervised = self.supervised_part(nets, labeled)
             out = StepOut({"loss/total": supervised / 2, "loss/sup": supervised})
         else:
             supervised, consistency, target = self.parts(nets, labeled, unlabeled, sched)
@@ -128,6 +129,10 @@ class StrongViewRecipe(SelectingRecipe[F]):
         self, nets: Nets, labeled: Views, unlabeled: Views, sched: Sched
     ) -> tuple[Tensor, Tensor, Target]:
         """Labeled loss, consistency loss, and the pseudo-labels of the weak view."""
+
+    def supervised_part(self, nets: Nets, labeled: Views) -> Tensor:
+        """The labeled loss where there is no unlabeled batch."""
+        return self.supervised_loss(self.heads(nets["net"], labeled.image).mean(0), labeled.label)
 
     def supervised_loss(self, logits: Tensor, label: Tensor) -> Tensor:
         """The labeled loss, of hard pixels alone where `ohem_threshold` is on."""

@@ -80,6 +80,10 @@ class S4gan(Adversarial[S4ganConfig]):
             "ALS4GAN: rates 1, 10 and 20, a stepwise poly schedule, selection after 1,000 steps",
         ),
         "v1": Preset(_V1, "V1 of the land-cover system: ALS4GAN on patches of 256, batch 4, score above 0.2"),
+        "legacy_iter_max": Preset(
+            _V1 | {"optimizer.decay_steps": 20_000},
+            "V1 with its rate of 0 from step 20,000 of 50,000 on, and nothing else of how it ran", baseline=False,
+        ),
         "legacy_v1": Preset(
             _V1 | {"encoder_weights": None, "bn_momentum": 0.999, "optimizer.decay_steps": 20_000},
             "V1 as it ran: random weights, batch norm of the last batch, a rate of 0 from step 20,000 of 50,000 on",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainable.data.augment import Views
 from trainable.knob import knob
@@ -65,31 +66,52 @@ class UniMatch(StrongViewRecipe[UniMatchConfig]):
     ) -> tuple[Tensor, Tensor, Target]:
         """The labeled batch, the weak view with and without noise, and two strong views."""
         net = nets["net"]
-        heads, weak, noisy = self._weak(net, labeled.image, unlabeled.image)
+        weak = weak_views(self, net, labeled.image, unlabeled.image, self.cfg.fp_dropout)
         if self.cfg.teacher == "ema":
             target = self.labels(nets, unlabeled, sched)
         else:
-            target = self.select(mean_probabilities(weak), unlabeled.valid, sched)
+            target = self.select(mean_probabilities(weak.logits), unlabeled.valid, sched)
         strong = self.heads(net, torch.cat(unlabeled.strong)).mean(0).chunk(2)
         views = [
             self.self_training_loss(logits, mixed(target, box))
             for logits, box in zip(strong, unlabeled.boxes, strict=True)
         ]
         share = self.cfg.fp_share
-        features = self.self_training_loss(noisy.mean(0), target)
+        features = self.self_training_loss(weak.noisy.mean(0), target)
         consistency = (1 - share) * (views[0] + views[1]) / 2 + share * features
-        return self.supervised_loss(heads.mean(0), labeled.label), consistency, target
+        return self.supervised_loss(weak.heads.mean(0), labeled.label), consistency, target
 
-    def _weak(self, net: torch.nn.Module, labeled: Tensor, weak: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Head logits of the labeled batch, of the weak view, and of the weak view with dropped features."""
-        assert isinstance(net, Segmenter)
-        joint = self.cfg.joint_forward and labeled.shape[2:] == weak.shape[2:]
-        start = len(labeled) if joint else 0
-        with self.precision():
-            features = net.encode(torch.cat([labeled, weak]) if joint else weak)
-            noisy = channel_dropout([f[start:] for f in features], weak, self.cfg.fp_dropout)
-            both = [torch.cat(pair) for pair in zip(features, noisy, strict=True)]
-            logits = net.decode(both, weak.shape[2:])
-            heads = logits[:, :start] if joint else net.head_logits(labeled)
-        stop = start + len(weak)
-        return heads, logits[:, start:stop], logits[:, stop:]
+
+@dataclass(frozen=True)
+class WeakViews:
+    """What the labeled batch and the weak view give.
+
+    Attributes:
+        heads: of the labeled batch, float[K, B, C, *S]. deepest: its coarsest features, float[B, F, *s].
+        logits: of the weak view's heads. noisy: of the same with dropped features.
+    """
+
+    heads: Tensor
+    deepest: Tensor
+    logits: Tensor
+    noisy: Tensor
+
+
+def weak_views(recipe: StrongViewRecipe[Any], net: nn.Module, labeled: Tensor, weak: Tensor, p: float) -> WeakViews:
+    """The labeled batch and the weak view, this one also with channels of its features dropped.
+
+    Args:
+        recipe: says whether both take one pass. net: the network. labeled: images. weak: images. p: chance of a drop.
+    """
+    assert isinstance(net, Segmenter)
+    joint = recipe.cfg.joint_forward and labeled.shape[2:] == weak.shape[2:]
+    start = len(labeled) if joint else 0
+    with recipe.precision():
+        features = net.encode(torch.cat([labeled, weak]) if joint else weak)
+        noisy = channel_dropout([f[start:] for f in features], weak, p)
+        both = [torch.cat(pair) for pair in zip(features, noisy, strict=True)]
+        logits = net.decode(both, weak.shape[2:])
+        alone = [f[:start] for f in features] if joint else net.encode(labeled)
+        heads = logits[:, :start] if joint else net.decode(alone, labeled.shape[2:])
+    stop = start + len(weak)
+    return WeakViews(heads, alone[-1], logits[:, start:stop], logits[:, stop:])

@@ -1,0 +1,24 @@
+"""Spaces of the recipe `corrmatch`."""
+
+from __future__ import annotations
+
+from spaces.catalog.fixmatch import FULL
+from spaces.named import register
+
+register(
+    "corrmatch/quick",
+    "how fast the threshold follows, self-training weight, rate, and the share of the spread logits",
+    {
+        "selection.momentum": {},
+        "st.weight": {},
+        "optimizer.lr": {"low": 1e-4, "high": 3e-2},
+        "fp_dropout": {},
+        "corr_share": {},
+    },
+)
+
+register(
+    "corrmatch/full",
+    "all of fixmatch's, the feature view, and how logits are spread",
+    {**FULL, "fp_dropout": {}, "corr_share": {}, "corr_channels": {}},
+)
