@@ -5,6 +5,7 @@ Everything here only raises flags. Trials leave by themselves; one that has not 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -19,7 +20,8 @@ from trainable.errors import StoreError
 
 STOP_FILE = "control/stop"
 LEAVE_WITHIN_S = 60.0
-NOTICE_VARIABLE = "THRESHER_NOTICE_S"
+NOTICE_VARIABLE, NOTICE_S, NOTICE_SHARE = "THRESHER_NOTICE_S", 30.0, 0.7
+"""Seconds from SIGTERM to the end of the machine, and the share of them in which trials have to leave."""
 _TICK_S = 0.2
 _FILE_EVERY_S = 2.0
 _NOW_WITHIN_S = 8.0
@@ -116,9 +118,9 @@ class Control:
             if self._reason is not None:
                 return
             self._reason = reason
-            notice = float(os.environ.get(NOTICE_VARIABLE, "30")) if reason == "sigterm" else LEAVE_WITHIN_S
             # On a notice, what has not left shortly before its end is killed, so that the end can be written.
-            self._deadline = self._clock() + (0.7 * notice if reason == "sigterm" else notice)
+            within = NOTICE_SHARE * notice_s(self._say) if reason == "sigterm" else LEAVE_WITHIN_S
+            self._deadline = self._clock() + within
         self._say(words)
         self._raise_flag(None, reason)
 
@@ -238,6 +240,19 @@ class Control:
             self._killed.add(trial)
             self._say(f"trial {trial} has not left in time: its process is ended; its last checkpoint stands")
             self._kill(trial)
+
+
+def notice_s(say: Callable[[str], None] = print) -> float:
+    """Seconds between SIGTERM and the end, as the environment says; 30 where it does not, or not in a number."""
+    given = os.environ.get(NOTICE_VARIABLE, str(NOTICE_S))
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if math.isfinite(seconds) and seconds > 0:
+        return seconds
+    say(f"{NOTICE_VARIABLE} must be a number of seconds above 0, but got {given!r}; {NOTICE_S:g} are taken")
+    return NOTICE_S
 
 
 _WORDS = {

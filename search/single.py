@@ -160,8 +160,8 @@ def _attempt(log: PatientLog, config: RunConfig, made: RecipeConfig, look: Look)
     tables = TableWriter(log.store)
     log.say = look.say
     control = Control(
-        log.store, raise_flag=lambda trial, reason: None, kill=lambda trial: os._exit(1), running=lambda: {TRIAL},
-        say=look.say,
+        log.store, raise_flag=lambda trial, reason: None, running=lambda: {TRIAL}, say=look.say,
+        kill=lambda trial: os._exit(EXIT_CODES.get(control.reason or "", 1)),
     )  # fmt: skip
     log.giving_up = lambda: control.reason is not None
     with FolderLock(directory), control.signals():

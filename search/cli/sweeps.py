@@ -66,7 +66,11 @@ def sweep(
     go_on: Annotated[bool, typer.Option("--resume", help="Go on with a run of that name.")] = False,
     allow_leak: Leak = False, address: Address = None, insecure: Insecure = False,
 ) -> None:  # fmt: skip
-    """Search: run trials until all are done, a budget is spent, or it is told to stop."""
+    """Search: run trials until all are done, a budget is spent, or it is told to stop.
+
+    Ctrl+C (exit 130) and SIGTERM (143) pause it: trials write checkpoints, and `thresher resume RUN` goes on. After
+    SIGTERM they have 70 % of THRESHER_NOTICE_S seconds (30 where it is not set) for that.
+    """
     if fresh and go_on:
         raise ConfigError([Fault("--fresh", "a run is either put aside or gone on with; give --fresh or --resume")])
     config = load_sweep(file, sets or ())
