@@ -25,7 +25,7 @@ from search.records import RunState, TrialState, repair
 from search.schema import SweepConfig
 from search.slots import Slots, divide
 from search.trial import Job, run_trial
-from search.tune_hooks import AskHook, DecideHook, StepHook
+from search.tune_hooks import AskHook, DecideHook, StepHook, keep_secrets_home
 from trainable.errors import ThresherError
 
 _START_LIMIT_FACTOR = 4.0
@@ -189,6 +189,7 @@ def _fit(
             for watcher in sitting.watchers:
                 watcher.update(log.state)
 
+    keep_secrets_home()
     tuner = tune.Tuner(
         tune.with_resources(run_trial, tune.PlacementGroupFactory([driver.slots.bundle])),
         param_space={"job": asdict(job)},
