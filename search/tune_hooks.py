@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import TrialScheduler
@@ -16,6 +17,15 @@ from ray.tune.search import Searcher
 
 from search import messages
 from search.driver import Driver
+
+
+def keep_secrets_home() -> None:
+    """Keeps Tune from copying the driver's credentials to its trials, on the way to which Ray writes them to a log.
+
+    Trials of a Ray of our own inherit the environment; the nodes of a cluster have access of their own, or none.
+    """
+    known: set[str] = class_cache.ENV_VARS_TO_PROPAGATE
+    known -= {name for name in known if name.startswith("AWS_")}
 
 
 class _NotPickled:
