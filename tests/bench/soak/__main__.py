@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shlex
 import sys
 import tempfile
 import time
@@ -77,7 +76,7 @@ def place(where: str) -> Iterator[Place]:
 
 def writers(at: Place, kills: int, rng: random.Random) -> Tally:
     """Processes that search and write."""
-    wanted = unbroken(open_store("memory://soak-wanted"), WRITER_TRIALS)
+    wanted = unbroken(open_store(f"memory://soak-wanted-{at.folder.name}"), WRITER_TRIALS)
     job = crash.Job(
         f"{at.storage}/run", at.folder / "said", tables=at.server is None, environment=at.environment
     )
@@ -129,12 +128,16 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=1000, help="of all kinds together")
-    parser.add_argument("--only", choices=sorted(KINDS), action="append", help="a kind; may be given again")
+    names = [*KINDS, *(f"{kind}-{where}" for kind, where in SHARES)]
+    parser.add_argument("--only", choices=names, action="append", help="a part; may be given again")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", action="store_true", help="write results.json")
     given = parser.parse_args()
-    chosen = {part: share for part, share in SHARES.items() if not given.only or part[0] in given.only}
-    total, found = Tally(), {}
+    chosen = {
+        part: share for part, share in SHARES.items()
+        if not given.only or part[0] in given.only or "-".join(part) in given.only
+    }  # fmt: skip
+    total = Tally()
     for (kind, where), share in chosen.items():
         kills = max(1, round(given.kills * share / sum(chosen.values())))
         wall, cpu = time.monotonic(), sum(os.times()[:4])
@@ -145,10 +148,10 @@ def main() -> int:
             "cpu_s": round(sum(os.times()[:4]) - cpu, 1),
         }
         print(f"{kind} on {where}: {tally.line()} ({spent['wall_s']} s)", flush=True)
-        found[f"{kind} on {where}"] = tally.to_json() | spent
         total.add(tally)
         if given.record:
-            record("soak", f"python -m tests.bench.soak {shlex.join(sys.argv[1:])}", found)
+            command = f"python -m tests.bench.soak --kills {kills} --only {kind}-{where} --seed {given.seed}"
+            record(f"soak: {kind} on {where}", command, tally.to_json() | spent)
     print(f"together: {total.kills} kills, {total.recorded} results recorded, {total.lost} lost, "
           f"{total.doubled} doubled, {len(total.wrong)} wrong", flush=True)  # fmt: skip
     return int(not total.clean)
