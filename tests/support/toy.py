@@ -141,6 +141,8 @@ def _trouble(folder: Path, plan: dict[str, Any], step: int) -> None:
         raise TrainingDiverged(f"loss must be finite, but got nan at step {step}, lr=0.1")
     elif what == "full":
         raise OSError(errno.ENOSPC, "No space left on device")
+    elif what == "tell":
+        raise RuntimeError(f"no login with {os.environ['WANDB_API_KEY']} at step {step}")
     else:
         raise KeyError(f"no such class at step {step}")
 
