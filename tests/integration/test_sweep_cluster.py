@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import platform
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import ray
 
-from search.cluster import Cluster, check_safe, connected
+from search.cluster import Cluster, alive_nodes, check_safe, connected
 from search.preflight import check_seen_everywhere
 from search.store import open_store
-from tests.support.drive import NAME
-from tests.support.drivers import TOKEN, Zygote, state_of
+from search.sweep import start_sweep
+from tests.support.drive import NAME, toy_config, toy_options
+from tests.support.drivers import PATIENCE_S, TOKEN, Zygote, state_of
+from tests.support.fault_page import Observed
 from trainable.errors import ConfigError
 
 pytestmark = pytest.mark.ray
@@ -76,6 +87,94 @@ def test_on_several_machines_each_must_see_the_run_and_the_data(
     with pytest.raises(ConfigError, match="every node must see it"):
         check_seen_everywhere(store, str(tmp_path / "data"), cluster)
     assert store.list() == []
+
+
+_JOIN = """
+hostname other-machine && mount -t tmpfs none "$2" && exec "$0" start --address="$1" --num-cpus=1 --block \\
+    --disable-usage-stats --object-store-memory=80000000
+"""
+
+
+@contextmanager
+def other_machine(address: str, lacks: Path) -> Iterator[Callable[[], None]]:
+    """A second machine in the cluster, with a name of its own and without what lies in a folder; yields its end."""
+    namespace = ["unshare", "--uts", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*namespace, "true"], check=False).returncode:
+        pytest.skip("needs the right to make a machine of its own name and mounts")
+    ray_command = str(Path(sys.executable).parent / "ray")
+    process = subprocess.Popen(
+        [*namespace, "bash", "-c", _JOIN, ray_command, address, str(lacks)], env={**os.environ, **TOKEN},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+    def end() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    try:
+        wait_for_nodes(2)
+        yield end
+    finally:
+        end()
+        wait_for_nodes(1)
+
+
+def wait_for_nodes(count: int) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    while len(alive_nodes()) != count:
+        assert time.monotonic() < give_up, f"there never were {count} nodes"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(8, how="SIGKILL to a second machine (host name and mounts of its own) in the middle of a trial")
+def test_a_machine_that_is_lost_loses_no_trial_and_one_that_does_not_see_the_run_is_refused(
+    shared_ray: str, tmp_path: Path, observed: Observed
+) -> None:
+    hidden, storage = tmp_path / "hidden", tmp_path / "shared"
+    for folder in (hidden, storage):
+        folder.mkdir()
+    (storage / "toy.json").write_text(json.dumps({"sleep": 0.3}))
+    search = {"trials": 3, "max_concurrent": 3, "asha": None}
+    with other_machine(shared_ray, hidden) as end:
+        with pytest.raises(ConfigError, match="every node must see it.* but other-machine does not") as caught:
+            start_sweep(toy_config(hidden), options=toy_options())
+        assert not (hidden / NAME / "events").exists()
+        lost: list[int] = []
+
+        def kill_it() -> None:
+            while not lost:
+                time.sleep(0.1)
+                for trial in state_of(storage / NAME).trials.values():
+                    if trial.evaluations and _node(storage / NAME, trial.number) == "other-machine":
+                        lost.append(trial.number)
+            end()
+
+        killer = threading.Thread(target=kill_it, daemon=True)
+        killer.start()
+        result = start_sweep(toy_config(storage, data={"root": str(storage)}, search=search), options=toy_options())
+        killer.join()
+    state = state_of(storage / NAME)
+    assert result.exit_code == 0 and [str(t.state) for t in state.trials.values()] == ["COMPLETE"] * 3
+    trial = state.trials[lost[0]]
+    # Ray may hear of the process before it hears of the machine.
+    assert trial.attempts == 2 and trial.failures in (["node_lost"], ["worker_died"])
+    assert [row.step for row in trial.evaluations] == [5, 10, 15, 20]
+    assert _node(storage / NAME, trial.number) == platform.node()
+    assert f"toy trial {trial.number} from step 0" not in _last_attempt(storage / NAME, trial.number)
+    observed(f"storage that it does not see: exit 2, {caught.value}".replace(str(hidden), "..."))
+    observed("its trial goes on elsewhere from its last checkpoint: COMPLETE in attempt 2, no row lost or doubled")
+
+
+def _node(run: Path, trial: int) -> str:
+    """Where the latest attempt of a trial started."""
+    started = [e.payload for e in open_store(run).read() if e.type == "started" and e.payload["trial"] == trial]
+    return str(started[-1]["node"])
+
+
+def _last_attempt(run: Path, trial: int) -> str:
+    return (run / "trials" / str(trial) / "train.log").read_text().rpartition("--- trial")[2]
 
 
 @pytest.mark.slow

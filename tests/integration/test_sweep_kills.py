@@ -17,6 +17,7 @@ from search.records import RunState, TrialState
 from search.store import open_store
 from tests.support.drive import NAME
 from tests.support.drivers import Zygote, evaluations, state_of, survivors, wait_until
+from tests.support.fault_page import Observed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -157,3 +158,27 @@ def test_a_killed_driver_takes_its_ray_along_and_a_second_resume_is_refused(
     state = state_of(run)
     assert state.trials[0].state is TrialState.COMPLETE and state.trials[0].attempts == 2
     assert [event.seq for event in open_store(run).read()] == list(range(state.seq + 1))
+
+
+@pytest.mark.fault(9, how="SIGKILL to the head of a driver's Ray (its GCS) in the middle of a trial")
+def test_a_driver_that_loses_its_head_node_ends_and_resume_goes_on_with_a_new_one(
+    tmp_path: Path, zygote: Zygote, observed: Observed
+) -> None:
+    (tmp_path / "toy.json").write_text(json.dumps({"sleep": 0.3}))
+    run = tmp_path / NAME
+    env = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3"}
+    driver = zygote.start("sweep", tmp_path, env=env, search={"trials": 1})
+    wait_until(run, lambda state: evaluations(state) >= 1, driver)
+    family = [process for process in driver.family() if "Agent" not in process.name()]
+    [head] = [process for process in family if "gcs_server" in process.name()]
+    head.kill()
+    assert driver.wait() != 0
+    assert survivors(family) == []
+    before = state_of(run)
+    (tmp_path / "toy.json").write_text("{}")
+    again = zygote.start("resume", run)
+    assert again.wait() == 0, again.text
+    trial = state_of(run).trials[0]
+    assert trial.state is TrialState.COMPLETE and [row.step for row in trial.evaluations] == [5, 10, 15, 20]
+    assert trial.evaluations[: evaluations(before)] == before.trials[0].evaluations
+    observed("the driver ends; `resume` goes on from the run's folder alone, on a new Ray, no row lost or doubled")
