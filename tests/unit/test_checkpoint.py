@@ -51,6 +51,14 @@ def snapshot(step: int) -> Snapshot:
     return Snapshot({"recipe": "r"}, {"step": step}, {"net": {"w": torch.full((3, 2), float(step))}}, {}, {})
 
 
+@pytest.mark.fault(
+    19,
+    how="a run folder of 3 classes opened with 4, and one of fpn opened with unet",
+    saw=(
+        "refused with both values and both shapes, such as `[3, 128, 1, 1] there and [4, 128, 1, 1] "
+        "here`; no file is changed"
+    ),
+)
 def test_another_class_count_or_architecture_is_refused_with_both_shapes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +82,14 @@ class Trap:
         return os.mkdir, ("trapped",)
 
 
+@pytest.mark.fault(
+    48,
+    how=(
+        "pickles that make a folder when they are loaded, as a torch file, an old torch file and a plain "
+        "pickle, in the place of a checkpoint"
+    ),
+    saw="read as damaged; the code in them is never run",
+)
 @pytest.mark.parametrize("name", ["last.pt", "previous.pt"])
 def test_a_pickle_from_elsewhere_is_never_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -103,6 +119,12 @@ def _full() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.fault(
+    14,
+    how="ENOSPC in the write and in the fsync of a checkpoint",
+    saw="both states before stand, byte for byte",
+    seam=True,
+)
 @pytest.mark.parametrize("point", ["checkpoint.write", "checkpoint.fsync"])
 def test_a_full_disk_leaves_both_states(point: str, tmp_path: Path) -> None:
     for step in (1, 2):

@@ -175,6 +175,17 @@ def test_every_point_that_is_declared_is_crashed_at() -> None:
     assert declared() == {*POINTS, *CACHE, *MIRROR, *PREPARED, *store}
 
 
+@pytest.mark.fault(
+    3,
+    how=(
+        "a real training ends at every write, fsync, rename and removal of its checkpoints, best model, "
+        "targets and outputs"
+    ),
+    saw=(
+        "the state before is used, at most one interval is done again, half-written files are removed "
+        "and named in the log; the end is bit for bit that of an undisturbed training"
+    ),
+)
 @pytest.mark.parametrize("fault", _cases(POINTS))
 def test_at_a_write_of_the_training(
     fault: str, tmp_path: Path, trainings: Trainings, data: Path, whole: Job
@@ -209,6 +220,11 @@ def test_while_the_remains_of_a_build_are_removed(
     go_on(trainings, job, whole)
 
 
+@pytest.mark.fault(
+    3,
+    how="SIGKILL to a real training between a report and its checkpoint",
+    saw="the interval is done again from the state before, bit for bit",
+)
 @pytest.mark.parametrize("kill_after", [1, 2, 4])
 def test_killed_after_a_report(
     kill_after: int, tmp_path: Path, trainings: Trainings, data: Path, whole: Job
@@ -219,6 +235,11 @@ def test_killed_after_a_report(
     assert go_on(trainings, job, whole)[0] == kill_after * EVERY
 
 
+@pytest.mark.fault(
+    3,
+    how="SIGKILL to real trainings at random instants",
+    saw="nothing reported is lost, and the end is bit for bit that of an undisturbed training",
+)
 def test_killed_at_instants_that_nobody_chose(
     tmp_path: Path, trainings: Trainings, data: Path, whole: Job
 ) -> None:
@@ -268,6 +289,11 @@ def killed_after_three(trainings: Trainings, folder: Path, data: Path) -> tuple[
     return job, Path(job.directory) / "checkpoints"
 
 
+@pytest.mark.fault(
+    18,
+    how="bits flipped in the last checkpoint of a killed training, and it cut in half and emptied",
+    saw="named in the log and put aside; the training goes on from the one before, bit for bit",
+)
 @pytest.mark.parametrize("damage", [flip, truncate, empty])
 def test_a_damaged_state_is_put_aside_for_the_one_before(
     damage: Callable[[Path], None], tmp_path: Path, trainings: Trainings, data: Path, whole: Job
@@ -292,6 +318,14 @@ def later(job: Job, after: int, folder: Path) -> str:
     return str(path)
 
 
+@pytest.mark.fault(
+    18,
+    how="both checkpoints damaged",
+    saw=(
+        "`no whole checkpoint is left; training starts again from step 0`; the best model that was "
+        "reported stays"
+    ),
+)
 @pytest.mark.parametrize("damage", [flip, truncate])
 def test_with_no_whole_state_left_training_starts_again_and_says_so(
     damage: Callable[[Path], None], tmp_path: Path, trainings: Trainings, data: Path, whole: Job
@@ -308,6 +342,11 @@ def test_with_no_whole_state_left_training_starts_again_and_says_so(
     assert "no whole checkpoint is left; training starts again from step 0" in Path(job.out).read_text()
 
 
+@pytest.mark.fault(
+    18,
+    how="bits flipped in the targets that a checkpoint needs",
+    saw="it counts as damaged; the training goes on from the one before",
+)
 def test_damaged_targets_count_as_a_damaged_state(
     tmp_path: Path, trainings: Trainings, data: Path, whole: Job
 ) -> None:
@@ -335,6 +374,11 @@ def on_another_machine(job: Job, folder: Path) -> Job:
     return replace(job, directory=str(folder / f"machine-{next(_runs)}" / "run"))
 
 
+@pytest.mark.fault(
+    3,
+    how="a real training ends while its folder is sent to an S3 server, and goes on on another machine",
+    saw="it goes on from the last whole state there, bit for bit",
+)
 @pytest.mark.parametrize("fault", _cases(MIRROR))
 def test_at_a_put_of_the_mirror(
     fault: str, tmp_path: Path, trainings: Trainings, data: Path, whole: Job, server: S3Server
