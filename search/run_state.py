@@ -139,7 +139,7 @@ def _what_is_wrong(state: RunState, event_type: str, payload: Mapping[str, Any])
 
 def _numbers(values: Mapping[str, Any]) -> bool:
     """Whether all values are numbers that a float can hold, or missing."""
-    kinds = {type(value) for value in values.values()}
+    kinds = set(map(type, values.values()))
     return kinds <= {float, int, type(None)} and (
         int not in kinds or all(type(value) is not int or abs(value) < 2**63 for value in values.values())
     )
