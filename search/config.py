@@ -158,6 +158,10 @@ def _check_meaning(data: Mapping[str, Any], made: SweepConfig | RunConfig | None
         return
     preset = find_preset(recipe, data.get("preset"), faults)
     config = check_train(recipe, preset, train, names, faults)
+    if config is None:
+        # What is sound of it is enough to find what is wrong elsewhere.
+        train = {name: value for name, value in train.items() if not _is_faulty(f"train.{name}", faults)}
+        config = check_train(recipe, preset, train, names, [])
     if config is None or not names:
         return
     space = data.get("space")
@@ -170,6 +174,12 @@ def _check_meaning(data: Mapping[str, Any], made: SweepConfig | RunConfig | None
         return
     check_objective(recipe, made.search.objective, made.search.direction, names, faults, "search.")
     check_rungs(made.search.asha, config.steps, faults)
+
+
+def _is_faulty(key: str, faults: list[Fault]) -> bool:
+    """Whether a key, one above it or one below it has a fault."""
+    wheres = [fault.where.replace(":", ".") for fault in faults]
+    return any(f"{key}.".startswith(f"{where}.") or where.startswith(f"{key}.") for where in wheres)
 
 
 def _quietly(model: type[_Model], data: Any) -> _Model | None:
