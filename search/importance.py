@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from search.records import RunState, TrialRecord, TrialState
 from spaces import SearchSpace
+
+logging.getLogger("optuna").setLevel(logging.WARNING)
 
 FEWEST_TRIALS = 8
 """Below this many results a share of the variance is mere noise."""

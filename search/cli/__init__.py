@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resume": ("search.cli.sweeps:resume", "Go on with a run, from its directory alone."),
     "stop": ("search.cli.look:stop", "Ask a run, or one of its trials, to stop."),
     "table": ("search.cli.look:table", "Print the trials, or check the tables against the record."),
-    "report": ("search.cli.results:report", "Write report.html: curves, parameters, importance."),
+    "report": ("search.cli.results:report", "Write report.html: curves, parameters, importance; and pictures."),
     "confirm": ("search.cli.results:confirm", "Train the best and the baselines again over several seeds."),
     "export": ("search.cli.look:export", "Write the best configuration as a file that `train` runs."),
     "train": ("search.cli.single:train", "Run one configuration, without a search."),

@@ -76,5 +76,11 @@ def report(
     run: Run,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Left out: report.html in the run.")] = None,
 ) -> None:
-    """Write one HTML page with curves, parameters and importance; it needs nothing else to be read."""
-    say(f"{write_report(run, output)} written")
+    """Write one HTML page that needs nothing else to be read, and each of its charts as PNG and CSV beside it.
+
+    Charts: the search with its baselines, learning curves, searched knobs, importance, IoU per class, thresholds, and
+    pseudo-labels.
+    """
+    page, *files = write_report(run, output)
+    also = f", and {len(files)} files of its charts in {files[0].rpartition('/')[0]}" if files else ""
+    say(f"{page} written{also}")

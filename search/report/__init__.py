@@ -1,4 +1,4 @@
-"""A run as one HTML page that needs nothing else: figures, tables and where they come from."""
+"""A run as one HTML page that needs nothing else, and its charts as pictures and tables."""
 
 from __future__ import annotations
 

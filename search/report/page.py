@@ -1,4 +1,4 @@
-"""The report's page: text around the figures, and one file that holds everything."""
+"""The report: one page that holds everything, and beside it each chart as a picture and as a table."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
-
 from search.importance import FEWEST_TRIALS, importances
 from search.records import RunState, TrialRecord
-from search.report import figures
+from search.report.charts import Chart, charts
+from search.report.drawing import interactive, picture, table
 from search.status import read_run
 from trainable.errors import ConfigError, Fault
 
-REPORT = "report.html"
+REPORT, PICTURES = "report.html", "report"
 LEADERS = 15
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -26,61 +25,72 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; } .note { c
 """
 
 
-def write_report(run: str, output: Path | None = None) -> str:
-    """Write the page; returns where it is.
+def write_report(run: str, output: Path | None = None) -> list[str]:
+    """Write the page, and a PNG and a CSV of each chart.
 
     Args:
         run: the run directory or URI.
-        output: the file; left out: `report.html` in the run.
+        output: the page's file, the rest in a folder of its name beside it; left out: `report.html` and `report/` in
+            the run.
+
+    Returns:
+        Where they are, the page first.
 
     Raises:
-        ConfigError: there is no run, or the file cannot be written.
+        ConfigError: there is no run, or a file cannot be written.
         StoreError: the run's record cannot be read.
     """
     store, state = read_run(run)
-    text = page(state, run)
+    name, drawn = str(state.run.get("name", run)), charts(state, importances(state))
+    files = {f"{chart.name}.png": picture(chart, name) for chart in drawn}
+    files |= {f"{chart.name}.csv": table(chart) for chart in drawn}
+    text = page(state, run, drawn).encode()
     if output is None:
-        store.write_bytes(REPORT, text.encode())
-        return f"{run.rstrip('/')}/{REPORT}"
+        store.write_bytes(REPORT, text)
+        for file, content in files.items():
+            store.write_bytes(f"{PICTURES}/{file}", content)
+        return [f"{run.rstrip('/')}/{REPORT}", *(f"{run.rstrip('/')}/{PICTURES}/{file}" for file in files)]
+    folder = output.with_suffix("")
+    if folder == output:
+        raise ConfigError([Fault(str(output), "the page's name must end with .html, but has no ending; add it")])
     try:
-        output.write_text(text, encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        output.write_bytes(text)
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
     except OSError as error:
         raise ConfigError([Fault(str(output), f"the file must be writable, but got {error.strerror}")]) from error
-    return str(output)
+    return [str(output), *(str(folder / file) for file in files)]
 
 
-def page(state: RunState, run: str) -> str:
-    """The whole page as text; a pure function of the state."""
+def page(state: RunState, run: str, drawn: Sequence[Chart] | None = None) -> str:
+    """The whole page as text; a pure function of the state.
+
+    Args:
+        state: the run. run: where it is. drawn: its charts, where they have been made already.
+    """
+    drawn = charts(state, importances(state)) if drawn is None else drawn
     objective = str(state.run.get("config", {}).get("search", {}).get("objective", "objective"))
     name = str(state.run.get("name", run))
-    shares = importances(state)
-    few = f"Shares need {FEWEST_TRIALS} trials with results in the current space; there are fewer."
-    parameters = figures.parameters(state, objective)
-    parts = [
-        f"<h1>{escape(name)}</h1>",
-        _facts(state, run, objective),
-        "<h2>Best trials</h2>",
-        _leaders(state, objective),
-        "<h2>Search</h2>",
-        _drawn(figures.progress(state, objective), first=True),
-        "<h2>Curves</h2>",
-        _drawn(figures.curves(state, objective)),
-        "<h2>Parameters</h2>",
-        "<p class=note>No searched number varied yet.</p>" if parameters is None else _drawn(parameters),
-        "<h2>Importance</h2>",
-        _drawn(figures.importance(shares)) if shares else f"<p class=note>{few}</p>",
-        _failures(state.trials.values()),
-    ]
-    body = "\n".join(parts)
+    parts = [f"<h1>{escape(name)}</h1>", _facts(state, run, objective)]
+    parts += ["<h2>Best trials</h2>", _leaders(state, objective)]
+    for place, chart in enumerate(drawn):
+        parts += [f"<h2>{escape(chart.title)}</h2>", _drawn(chart, first=place == 0)]
+        parts += [f"<p class=note>{escape(chart.note)}</p>"] if chart.note else []
+    known = {chart.name for chart in drawn}
+    few = f"Importance needs {FEWEST_TRIALS} trials with results in the current space; there are fewer."
+    parts += [f"<p class=note>{few}</p>"] if "importance" not in known else []
+    parts += ["<p class=note>No searched knob took more than one value yet.</p>"] if "parameters" not in known else []
+    body = "\n".join([*parts, _failures(state.trials.values())])
     return (
         f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{escape(name)}</title>"
         f"<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
 
 
-def _drawn(figure: go.Figure, *, first: bool = False) -> str:
-    """A figure as HTML; the first one brings the script that draws all of them."""
-    html: str = figure.to_html(full_html=False, include_plotlyjs=first, config={"displaylogo": False})
+def _drawn(chart: Chart, *, first: bool = False) -> str:
+    """A chart as HTML; the first one brings the script that draws all of them."""
+    html: str = interactive(chart).to_html(full_html=False, include_plotlyjs=first, config={"displaylogo": False})
     return html
 
 

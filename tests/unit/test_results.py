@@ -98,7 +98,7 @@ def test_the_page_holds_every_part_and_escapes_what_it_shows(tmp_path: Path) -> 
     state = search(tmp_path, [0.1, 0.9, 0.4, 0.3, 0.2, 0.6, 0.7, 0.5])
     state.trials[2].error = "<script>alert(1)</script>\nmore"
     text = page(state, "runs/<small>")
-    parts = ("Best trials", "Curves", "Parameters", "Importance", "Errors", "runs/&lt;small&gt;", "val/miou 0.9000")
+    parts = ("Best trials", "Learning curves", "Searched knobs", "Importance", "Errors", "runs/&lt;small&gt;", "0.9000")
     for part in parts:
         assert part in text
     assert "<script>alert(1)" not in text
