@@ -22,8 +22,8 @@ import ray
 from ray._private import worker as ray_worker
 from ray._private.state import state as global_state
 
-from search.store.identity import pid_alive
 from trainable.errors import ConfigError, ThresherError
+from trainable.processes import pid_alive
 
 ADDRESS_VARIABLES = ("THRESHER_RAY_ADDRESS", "RAY_ADDRESS")
 TEMP_PREFIX = "thr-"

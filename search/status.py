@@ -10,8 +10,9 @@ from search.control import STOP_FILE
 from search.records import RunState, TrialRecord, TrialState
 from search.store import RunLog, Store, open_store
 from search.store.base import EVENTS, LEASE
-from search.store.identity import boot_id, host_name, pid_alive
+from search.store.identity import boot_id, host_name
 from trainable.errors import ConfigError, Fault, StoreError
+from trainable.processes import pid_alive
 
 ROWS = ("trial", "source", "state", "step", "best", "best_step", "rung", "attempts", "reason")
 

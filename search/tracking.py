@@ -16,6 +16,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from search.schema import WandbConfig
 from search.store import RunLog, Store, open_store
 from search.wandb_key import Mode, mode_of
 from trainable.errors import StoreError
+from trainable.processes import pid_alive
 
 POSITION = "wandb/position.json"
 INIT_TIMEOUT_S, FINISH_TIMEOUT_S = 30.0, 30.0
@@ -80,7 +82,7 @@ class Position:
 def local_folder(run: str) -> Path:
     """Where wandb keeps its own files: in a local run's folder, else in a temporary one."""
     if "://" in run:
-        return Path(os.environ.get("TMPDIR", "/tmp")) / "thresher-wandb"
+        return Path(tempfile.gettempdir()) / "thresher-wandb"
     return Path(run) / "wandb"
 
 
@@ -233,7 +235,8 @@ def _say(line: str) -> None:
 
 
 def _alive(pid: int) -> bool:
-    return os.getppid() == pid
+    # On Windows a process keeps its parent's number when that is gone.
+    return os.getppid() == pid and pid_alive(pid)
 
 
 class Tracking:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
 import torch
+
+from trainable.processes import peak_resident_mb
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -39,9 +39,8 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """Most memory so far in MB: allocated on a GPU, resident on the CPU."""
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Most memory so far in MB: allocated on a GPU, resident on the CPU; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return resident / 1e6 if sys.platform == "darwin" else resident / 1e3
+    return peak_resident_mb()

@@ -42,7 +42,7 @@ class Outcome:
         stop_reason: `patience`, the health rule, or what the caller asked.
         step: optimizer steps done. time_s: training seconds over all attempts.
         best_value: best objective; None where there is none. best_step: its step.
-        peak_memory_mb: device memory; on the CPU resident memory.
+        peak_memory_mb: device memory; on the CPU resident memory; None where it is not known.
         device: its name.
         health: by rule, the step at which it was first broken.
         error: for DIVERGED: step, learning rate and parts of the loss.
@@ -54,7 +54,7 @@ class Outcome:
     time_s: float
     best_value: float | None = None
     best_step: int | None = None
-    peak_memory_mb: float = 0.0
+    peak_memory_mb: float | None = None
     device: str = "cpu"
     health: dict[str, float] = field(default_factory=dict)
     error: str | None = None

@@ -19,8 +19,9 @@ from typing import Any, NoReturn, Protocol
 
 from search.events import utc
 from search.store.clock import Clock
-from search.store.identity import boot_id, host_name, pid_alive
+from search.store.identity import boot_id, host_name
 from trainable.errors import LeaseHeldError, LeaseLostError
+from trainable.processes import pid_alive
 
 TTL_S = 60.0
 """A lease that was not renewed for this long is stale."""

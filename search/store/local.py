@@ -12,13 +12,13 @@ from search.events import Event, encode, is_whole
 from search.store.atomic import PASSING, TEMP_SUFFIX, explain, sync_dir, write_all, write_atomic
 from search.store.base import EVENTS, LEASE, Store, relative
 from search.store.clock import Clock
-from search.store.identity import pid_alive
 from search.store.lease import LeaseFile
 from search.store.lines import read_lines
 from search.store.local_lease import LocalLeaseFile
 from search.store.segments import first_seq, last_seq, limits, segments
 from trainable.errors import StoreError
 from trainable.faults import declare, fault_point
+from trainable.processes import pid_alive
 
 ROTATE_BYTES = 64 * 2**20
 """A log file that has grown to this size is followed by a new one."""

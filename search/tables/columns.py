@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 _UNITS = {
     "time_s": "s",
     "gpu_seconds": "GPU s",
-    "peak_memory_mb": "MiB",
+    "peak_memory_mb": "MB",
     "steps": "training steps",
     "step": "training steps",
     "best.step": "training steps",

@@ -23,10 +23,11 @@ from trainable.data import cache as cache_module
 from trainable.data import pack as pack_module
 from trainable.data.cache import open_cache
 from trainable.data.hashes import cache_folder
-from trainable.data.lock import STALE_S, alive, build_lock
+from trainable.data.lock import STALE_S, build_lock
 from trainable.data.manifest import build_manifest
 from trainable.errors import DataError
 from trainable.faults import armed
+from trainable.processes import pid_alive
 
 
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -200,8 +201,8 @@ def test_a_lock_of_a_dead_or_silent_process_is_taken_over(tmp_path: Path) -> Non
     path = tmp_path / "x.lock"
     finished = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     dead = int(finished.stdout)
-    assert alive(os.getpid())
-    assert not alive(dead)
+    assert pid_alive(os.getpid())
+    assert not pid_alive(dead)
     here = socket.gethostname()
     old = time.time() - STALE_S - 5
     for content, age in (({"host": here, "pid": dead}, None), ({"host": "elsewhere", "pid": 1}, old), (None, old)):

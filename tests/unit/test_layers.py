@@ -16,7 +16,7 @@ PACKAGES = ("trainable", "spaces", "search")
 
 LAYERS = """
 trainable
-trainable.errors trainable.faults trainable.atomic trainable.scalars
+trainable.errors trainable.faults trainable.atomic trainable.scalars trainable.processes
 trainable.strict_yaml trainable.knob
 trainable.config trainable.task
 trainable.schedules trainable.ema trainable.metrics trainable.losses trainable.pseudo_labels
@@ -29,7 +29,7 @@ trainable.recipes
 trainable.state trainable.meters trainable.checkpoint trainable.targets trainable.evaluation
 trainable.feed trainable.yardstick
 trainable.session
-trainable.loop trainable.predict
+trainable.loop trainable.predict trainable.relay trainable.watchdog
 trainable.worker
 spaces
 search

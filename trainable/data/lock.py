@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from trainable.processes import pid_alive
 
 STALE_S = 120.0
 """A holder on another machine that has not said "still here" for so long is taken to be gone."""
@@ -65,34 +65,6 @@ def build_lock(path: Path, ready: Callable[[], bool]) -> Iterator[BuildLock | No
         path.unlink(missing_ok=True)
 
 
-def alive(pid: int) -> bool:
-    """Whether a process of this machine exists."""
-    if pid <= 0:
-        return False
-    if sys.platform == "win32":
-        return _alive_on_windows(pid)
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _alive_on_windows(pid: int) -> bool:
-    # os.kill(pid, 0) would send Ctrl+C there.
-    query, running = 0x1000, 259
-    kernel = getattr(ctypes, "windll").kernel32  # noqa: B009  # the attribute exists on Windows only
-    handle = kernel.OpenProcess(query, False, pid)
-    if not handle:
-        return False
-    code = ctypes.c_ulong()
-    found = kernel.GetExitCodeProcess(handle, ctypes.byref(code))
-    kernel.CloseHandle(handle)
-    return bool(found) and code.value == running
-
-
 def _created(path: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -113,7 +85,7 @@ def _abandoned(path: Path) -> bool:
         quiet_s = time.time() - path.stat().st_mtime
         holder = json.loads(path.read_text(encoding="utf-8"))
         here = holder["host"] == socket.gethostname()
-        return (here and not alive(int(holder["pid"]))) or quiet_s > STALE_S
+        return (here and not pid_alive(int(holder["pid"]))) or quiet_s > STALE_S
     except FileNotFoundError:
         return False
     except (OSError, ValueError, KeyError, TypeError):
