@@ -21,7 +21,7 @@ from ray.tune.experiment import Trial
 from search import messages
 from search.control import Control, StopNow
 from search.failure import Failure, died, memory_kills, redacted, tail
-from search.flags import EVERY_TRIAL
+from search.flags import EVERY_TRIAL, give_back
 from search.patient_log import PatientLog
 from search.records import TrialRecord, TrialState
 from search.slots import Slots
@@ -99,6 +99,8 @@ class Driver:
                 del self._live[number]
         if self.control is not None:
             self.control.left(number)
+        if self.slots.workers > 1:
+            give_back(ray.get(self._flags.held.remote(number), timeout=_ACTOR_TIMEOUT_S) or "")
         self._tell_flags("forget", number)
 
     def kill(self, number: int) -> None:

@@ -19,6 +19,8 @@ from trainable.errors import (
     StoreError,
     StoreFullError,
     TrainingDiverged,
+    TrainingHung,
+    WorkerLost,
 )
 
 OURS = ("trainable", "spaces", "search")
@@ -81,6 +83,11 @@ def classify(error: BaseException, *, step: int | None = None, on_gpu: bool = Fa
     full = isinstance(error, OSError) and error.errno in _FULL
     if isinstance(error, StoreFullError) or full or "no space left on device" in low:
         return Failure("disk_full", f"{text}: free space on the disk; the trial goes on by itself", cause)
+    if isinstance(error, TrainingHung):
+        return died("", str(error))
+    if isinstance(error, WorkerLost) or "RayActorError" in names:
+        message = f"{str(error) or text}: killed by a signal, by the system, or crashed in C"
+        return Failure("worker_died", message, "worker_died", retry=True)
     if isinstance(error, TrainingDiverged):
         return Failure("diverged", str(error), cause)
     if "OutOfMemoryError" in names or "out of memory" in low and ("cuda" in low or "hip" in low):

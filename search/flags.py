@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 ACTOR_NAME = "flags"
@@ -41,6 +42,7 @@ class Flags:
         self._flags: dict[int, str] = {}
         self._pulses: dict[int, _Pulse] = {}
         self._words: dict[tuple[int, int], str] = {}
+        self._places: dict[int, str] = {}
 
     def raise_flag(self, trial: int, reason: str) -> None:
         """Tells a trial, or with `EVERY_TRIAL` all of them, to leave; the first reason stands."""
@@ -75,6 +77,14 @@ class Flags:
         """What that attempt left."""
         return self._words.get((trial, attempt))
 
+    def hold(self, trial: int, place: str) -> None:
+        """Notes what a trial's group of workers holds of the cluster, by its id."""
+        self._places[trial] = place
+
+    def held(self, trial: int) -> str | None:
+        """What a trial's group held, once: whoever asks gives it back."""
+        return self._places.pop(trial, None)
+
     def forget(self, trial: int) -> None:
         """A trial has left: its flag and its pulse no longer count."""
         self._flags.pop(trial, None)
@@ -95,6 +105,15 @@ def start_flags(namespace: str) -> Any:
     ).remote()
     ray.get(actor.last_words.remote(0, 0), timeout=120)
     return actor
+
+
+def give_back(place: str) -> None:
+    """Ends what still runs of a group of workers, and frees what it held; what is free already stays so.
+
+    Ray does so by itself only where the process that started the group ended in order, or where its dashboard runs.
+    """
+    if place:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(place))))
 
 
 def find_flags(namespace: str) -> Any:

@@ -144,7 +144,7 @@ def run_sitting(log: PatientLog, sitting: Sitting, cluster: Cluster, progress: P
     log.giving_up = lambda: control.reason is not None
     job = Job(
         run=str(log.store.path or log.store.uri), namespace=namespace, fit=sitting.fit, workers=slots.workers,
-        gpus=slots.trial_gpus, threads=slots.threads, limit_s=config.search.hang_s,
+        gpus=slots.trial_gpus, threads=slots.threads, worker=slots.worker, limit_s=config.search.hang_s,
         start_limit_s=_START_LIMIT_FACTOR * config.search.hang_s,
     )  # fmt: skip
     with control.signals():

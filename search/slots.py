@@ -12,6 +12,8 @@ from trainable.errors import ConfigError
 GPU, CPU = "GPU", "CPU"
 CPU_TRIALS_PER_NODE = 4
 """Without GPUs, more trials than this on one node only starve each other of memory."""
+STARTER_CPUS = 0.001
+"""CPUs of the process that starts a group of workers, as Ray counts them."""
 _ROUND = 1e-6
 
 
@@ -38,8 +40,14 @@ class Slots:
         """What Tune reserves for a trial's own process."""
         if self.workers > 1:
             # Its workers reserve theirs; the process that starts them must not starve them.
-            return {CPU: 0.01}
+            return {CPU: STARTER_CPUS}
         return {CPU: self.cpus, GPU: self.gpus} if self.gpus else {CPU: self.cpus}
+
+    @property
+    def worker(self) -> dict[str, float]:
+        """What each worker of a group reserves: room is left for the processes that start groups, on any node."""
+        cpus = max(STARTER_CPUS, self.cpus - STARTER_CPUS * self.concurrent)
+        return {CPU: round(cpus, 4), GPU: self.gpus} if self.gpus else {CPU: round(cpus, 4)}
 
     @property
     def trial_gpus(self) -> float:

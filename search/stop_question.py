@@ -13,8 +13,9 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from trainable.watchdog import HUNG_EXIT
+
 ORPHANED = "orphaned"
-HUNG_EXIT = 70
 _ASK_EVERY_S = 1.0
 _ASK_TIMEOUT_S = 10.0
 _C_MARGIN_S = 30.0

@@ -17,7 +17,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from search.mirror import Mirror
 from search.stop_question import ORPHANED, StopQuestion
 from search.store import open_store
 from trainable import strict_yaml
+from trainable.processes import peak_resident_mb
 from trainable.state import Outcome, Report
 
 INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -53,6 +54,7 @@ class Job:
         workers: processes that train one trial.
         gpus: GPUs that a trial holds.
         threads: CPU threads of each worker.
+        worker: what each worker of a group reserves.
         limit_s: seconds without a step after which a trial counts as hung.
         start_limit_s: the same before its first step.
     """
@@ -63,6 +65,7 @@ class Job:
     workers: int = 1
     gpus: float = 0.0
     threads: int = 1
+    worker: Mapping[str, float] = field(default_factory=dict)
     limit_s: float = 1800.0
     start_limit_s: float = 7200.0
 
@@ -107,12 +110,12 @@ def _in_its_folder(
     with _place(job, trial, flags, attempt) as (directory, push):
         question.before_end = push
         with _captured(directory / LOG_NAME, trial, attempt):
-            return _attempt(job, run_config, trial, attempt, directory, question, push)
+            return _attempt(job, run_config, trial, attempt, directory, question, push, flags)
 
 
 def _attempt(
     job: Job, run_config: dict[str, Any], trial: int, attempt: int, directory: Path, question: StopQuestion,
-    push: Callable[[], None],
+    push: Callable[[], None], flags: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Calls the training, and turns its return or its exception into the last message."""
 
@@ -133,12 +136,21 @@ def _attempt(
         found = fit(
             run_config, str(directory), workers=job.workers, use_gpu=job.gpus > 0, threads=job.threads,
             report=report, should_stop=question,
+            **_group(job, lambda place: ray.get(flags.hold.remote(trial, place))),
         )  # fmt: skip
         return messages.outcome(trial, attempt, found, job.gpus)
     except Exception as error:  # Whatever the training raises is a result: the trial's end and its reason.
         print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
         log = tail((directory / LOG_NAME).read_bytes())
         return _failed(job, trial, attempt, error, question.steps, log)
+
+
+def _group(job: Job, holds: Callable[[str], object]) -> dict[str, Any]:
+    """What a training of several workers is told: it watches them itself, as `StopQuestion` does one."""
+    if job.workers == 1:
+        return {}
+    limits = {"limit_s": job.limit_s, "start_limit_s": job.start_limit_s}
+    return {"resources": dict(job.worker), **limits, "holds": holds}
 
 
 def _failed(job: Job, trial: int, attempt: int, error: Exception, steps: int, log: str) -> dict[str, Any]:
@@ -255,14 +267,8 @@ def _captured(log: Path, trial: int, attempt: int) -> Iterator[None]:
 
 
 def _peak_memory_mb() -> float | None:
-    """Most memory held so far: the device's where there is one, else the process's."""
+    """Most memory held so far in MB: the device's where there is one, else the process's."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        return float(torch.cuda.max_memory_reserved()) / 2**20
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    for line in status.read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return None
+        return float(torch.cuda.max_memory_allocated()) / 1e6
+    return peak_resident_mb()

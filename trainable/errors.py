@@ -103,6 +103,18 @@ class CheckpointError(ThresherError):
     """A checkpoint cannot be used: damaged, or of another network or number of classes."""
 
 
+class WorkerLost(ThresherError):
+    """A process of a group that trains together is gone; the rest was ended."""
+
+
+class TrainingHung(ThresherError):
+    """A group of processes made no step for too long and was ended.
+
+    Args:
+        message: starts with `hung`, as the last words of a single process do.
+    """
+
+
 class WeightsUnavailable(ConfigError):
     """Pretrained weights were asked for and cannot be had."""
 
