@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 
 from search.cluster import connected
 from search.export import chosen_trial
-from search.metric_columns import metric_columns
+from search.metric_columns import metric_columns, objectives
 from search.opening import Setting, baselines_of, definition
 from search.patient_log import PatientLog
 from search.progress import Progress
@@ -36,7 +36,7 @@ from search.suggestion import Suggestion
 from search.sweep import SWEEP_FILE, described, git_revision, refuse_taken, set_aside, versions
 from search.watchers import watchers_of
 from trainable import strict_yaml
-from trainable.config import NAME_PATTERN, RunConfig, resolve
+from trainable.config import NAME_PATTERN, RunConfig, flatten, resolve
 from trainable.errors import ConfigError, DataError, Fault
 from trainable.knob import knobs_of
 from trainable.recipes import get_recipe
@@ -51,7 +51,7 @@ class Variant:
     """One configuration to be trained over all seeds.
 
     Attributes:
-        name: `best`, `default`, `preset:<name>` or `supervised`.
+        name: `best`, `default`, `preset:<name>`, `supervised (defaults)` or `supervised (best's shared knobs)`.
         recipe: what trains it.
         train: all of the recipe's knobs, nested.
     """
@@ -143,22 +143,43 @@ def confirming(state: RunState) -> SweepConfig:
 def variants(
     state: RunState, config: SweepConfig, run: str, class_names: Sequence[str], trial: int | None
 ) -> tuple[Variant, ...]:
-    """The best configuration, the recipe's own, and labeled images alone as the floor."""
+    """The best configuration, the recipe's own, and labeled images alone as the floor, each once."""
     best = chosen_trial(state, run, trial)
     searched = config.model_copy(update={"search": config.search.model_copy(update={"baselines": True})})
     found = [Variant("best", config.recipe, dict(best.config["train"]))]
     found += [Variant(b.source, config.recipe, dict(b.config)) for b in baselines_of(searched, class_names)]
-    if config.recipe != FLOOR:
-        kind = get_recipe(FLOOR)
-        known = tuple(knobs_of(kind.config))
-        shared = {
-            name: value
-            for name, value in config.train.items()
-            if name in known or name.startswith(tuple(f"{knob}." for knob in known))
-        }
-        made = resolve(kind.config, train=shared, class_names=class_names)
-        found.append(Variant(FLOOR, FLOOR, made.model_dump(mode="json")))
-    return tuple(found)
+    return (*found, *_floors(config, best, class_names))
+
+
+def no_floor(config: SweepConfig, class_names: Sequence[str]) -> str | None:
+    """Why a search has no supervised floor to be held against; None where it has one."""
+    kind, objective = get_recipe(FLOOR), config.search.objective
+    if config.recipe == FLOOR:
+        return "the search itself is supervised"
+    if objective not in objectives(class_names, kind.metrics, kind.objective):
+        return f"the {FLOOR} recipe does not measure {objective}"
+    if (config.data.volume is not None or config.data.layout == "volume") and 3 not in kind.ndims:
+        return f"the {FLOOR} recipe takes images, not volumes"
+    return None
+
+
+def _floors(config: SweepConfig, best: TrialRecord, class_names: Sequence[str]) -> Iterator[Variant]:
+    """Labeled images alone: with the recipe's defaults, and with what the best configuration shares with them.
+
+    Both keep what the search fixes, such as network and length. The first alone would let a better learning rate pass
+    for a gain of self-training.
+    """
+    if no_floor(config, class_names) is not None:
+        return
+    kind = get_recipe(FLOOR)
+    known = tuple(knobs_of(kind.config))
+    made = []
+    for train in (config.train, flatten(best.config["train"])):
+        shared = {k: v for k, v in train.items() if k in known or k.startswith(tuple(f"{knob}." for knob in known))}
+        made.append(resolve(kind.config, train=shared, class_names=class_names).model_dump(mode="json"))
+    yield Variant(f"{FLOOR} (defaults)", FLOOR, made[0])
+    if made[1] != made[0]:
+        yield Variant(f"{FLOOR} (best's shared knobs)", FLOOR, made[1])
 
 
 def _examined(state: RunState, config: SweepConfig, options: Options) -> Setting:

@@ -14,7 +14,7 @@ from rich.console import Console
 from search.cli.output import Json, print_json, print_rows, say
 from search.comparison import compare
 from search.confirm import confirm as confirm_run
-from search.confirm import trials_by_variant
+from search.confirm import confirming, no_floor, trials_by_variant
 from search.report import write_report
 from search.running import Options
 from search.schema import WandbConfig
@@ -35,7 +35,11 @@ def confirm(
     insecure: Annotated[bool, typer.Option("--insecure", help="Join a cluster that asks for no token.")] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Train the best configuration, the recipe's own and a supervised floor over several seeds, nothing pruned."""
+    """Train the best configuration, the recipe's own, and labeled images alone over several seeds, nothing pruned.
+
+    Labeled images alone come twice: with the supervised recipe's defaults, and with all that the best configuration
+    shares with it (learning rate, batch, loss weights), so that what is left of the difference is self-training.
+    """
     quiet = Console(file=sys.stderr, highlight=False, markup=False, emoji=False) if as_json else None
     options = Options(address=address, insecure=insecure, console=quiet)
     result = confirm_run(run, seeds=seeds, trial=trial, fresh=fresh, options=options)
@@ -50,6 +54,9 @@ def confirm(
             for r in rows
         ])  # fmt: skip
         say(f"`none`: under 2 standard deviations. All runs: thresher table {result.run}")
+        why = no_floor(confirming(read_run(run)[1]), tuple(state.run["metric_definition"]["classes"]))
+        if why is not None:
+            say(f"no supervised floor: {why}")
     raise typer.Exit(result.exit_code)
 
 
