@@ -121,8 +121,9 @@ class MeanTeacher(SelectingRecipe[MeanTeacherConfig]):
                 student, mix(probabilities, box), pixel_weight=there.weight, valid=there.valid,
                 normalize=self.cfg.selection.normalize,
             )  # fmt: skip
-            total = supervised + sched["st.weight"] * distance
-            out = StepOut({"loss/total": total, "loss/sup": supervised, "loss/st": distance}, target)
+            self_training = distance + self.fairness_loss(student, there)
+            total = supervised + sched["st.weight"] * self_training
+            out = StepOut({"loss/total": total, "loss/sup": supervised, "loss/st": self_training}, target)
         torch.autograd.backward(out.losses["loss/total"])
         opt["net"].step()
         ema.update(nets["ema"], net, sched["ema_decay"])

@@ -195,12 +195,16 @@ class SelectingRecipe(PixelRecipe[S]):
     def self_training_loss(self, logits: Tensor, target: Target, labeler: str = "labels") -> Tensor:
         """The labeled loss on pseudo-labels, and freematch's fairness loss where that is the mode."""
         loss = self.labeled_loss(logits, target.label, target, self.cfg.selection.normalize)
-        if self.cfg.threshold_mode == "freematch" and self.cfg.selection.fairness:
-            state = self._modes[labeler]
-            loss = loss + self.cfg.selection.fairness * losses.fairness_loss(
-                logits, target.weight > 0, state["probability"], state["histogram"]
-            )
-        return loss
+        return loss + self.fairness_loss(logits, target, labeler)
+
+    def fairness_loss(self, logits: Tensor, target: Target, labeler: str = "labels") -> Tensor | float:
+        """`selection.fairness` times freematch's fairness loss; 0 in any other mode."""
+        if self.cfg.threshold_mode != "freematch" or not self.cfg.selection.fairness:
+            return 0.0
+        state = self._modes[labeler]
+        return self.cfg.selection.fairness * losses.fairness_loss(
+            logits, target.weight > 0, state["probability"], state["histogram"]
+        )
 
     # -- forward passes ---------------------------------------------------------------------------------------
 

@@ -75,25 +75,22 @@ class Surface(Recipe[SurfaceConfig]):
         """One logit for the second of two classes."""
         return sigmoid_task(task, cls.name)
 
-    def build(self) -> dict[str, nn.Module]:
-        """The network alone."""
+    def network(self) -> nn.Module:
+        """A new network, for images or for volumes."""
         cfg = self.cfg
         if self.task.ndim == 2:
-            net: nn.Module = segmenter(
-                cfg.architecture, cfg.encoder, cfg.encoder_weights, 1, init_from=cfg.init_from
-            )
-            return {"net": net}
+            return segmenter(cfg.architecture, cfg.encoder, cfg.encoder_weights, 1, init_from=cfg.init_from)
         stride = 2**cfg.volume.depth
         if cfg.crop_size % stride or cfg.crop_size < 2 * stride:
             raise ConfigError(
                 [Fault("train.crop_size", "crop_size must be a multiple of 2^volume.depth, and at least twice that, "
                        f"but got crop_size={cfg.crop_size}, volume.depth={cfg.volume.depth}; change one of them")]
             )  # fmt: skip
-        return {
-            "net": volume_segmenter(
-                1, filters=cfg.volume.filters, depth=cfg.volume.depth, init_from=cfg.init_from
-            )
-        }
+        return volume_segmenter(1, filters=cfg.volume.filters, depth=cfg.volume.depth, init_from=cfg.init_from)
+
+    def build(self) -> dict[str, nn.Module]:
+        """The network alone."""
+        return {"net": self.network()}
 
     def phases(self) -> Sequence[Phase]:
         """One phase, on the labels."""
