@@ -8,6 +8,7 @@ from typing import Any
 
 from search.metric_columns import objectives
 from spaces import SearchSpace
+from trainable.batch_norm import POOLING_ARCHITECTURES, one_image
 from trainable.config import DataConfig, RecipeConfig, nearest, resolve
 from trainable.data.layouts import class_table
 from trainable.errors import ConfigError, DataError, Fault
@@ -144,6 +145,13 @@ def check_space(
         SearchSpace.from_spec(spec, recipe.config, names, train=train, preset=preset)
     except ConfigError as error:
         faults += error.faults
+
+
+def check_batch(config: RecipeConfig, workers: int, faults: list[Fault]) -> None:
+    """One image per worker cannot be normalized by some networks; torch says so only at the first step."""
+    architecture, images = getattr(config, "architecture", None), config.batch_size
+    if architecture in POOLING_ARCHITECTURES and images // workers == 1:
+        faults.append(one_image(f"architecture {architecture}", images, workers))
 
 
 def check_rungs(asha: Any, steps: int, faults: list[Fault]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from search.checks import (
+    check_batch,
     check_objective,
     check_rungs,
     check_space,
@@ -169,6 +170,7 @@ def _check_meaning(data: Mapping[str, Any], made: SweepConfig | RunConfig | None
         check_space(recipe, space, preset, train, names, faults)
     if made is None:
         return
+    check_batch(config, 1 if isinstance(made, RunConfig) else made.resources.workers_per_trial, faults)
     if isinstance(made, RunConfig):
         check_objective(recipe, made.objective, made.direction, names, faults)
         return

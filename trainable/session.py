@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainable import checkpoint
+from trainable.batch_norm import check_batch
 from trainable.collective import average
 from trainable.config import RecipeConfig, RunConfig, flatten, nearest, resolve
 from trainable.data.augment import make_views, to_device
@@ -384,6 +385,7 @@ def open_session(
         kind.config, preset=kind.preset_values(run.preset), train=run.train, class_names=task.class_names
     )
     session = Session(run, kind(cfg, task), data, directory, device, rank, world_size)
+    check_batch(session.nets, cfg.batch_size, world_size)
 
     def whole(snapshot: Snapshot) -> None:
         if snapshot.loop.get("targets") is not None:
