@@ -104,7 +104,8 @@ def natural(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Turns a payload into natural JSON, so that what is held in memory is what a reader will get.
 
     Numbers that are not finite become None; their names (a metric's bare name, else the dotted path) and what
-    they were ("nan", "inf", "-inf") are listed under `nonfinite`.
+    they were ("nan", "inf", "-inf") are listed under `nonfinite`. Text that is no Unicode, as in names of files that
+    are none, is written out.
 
     Raises:
         TypeError: a value has no JSON form.
@@ -113,7 +114,7 @@ def natural(payload: Mapping[str, Any]) -> dict[str, Any]:
     {'record': {'val/miou': None}, 'step': 3, 'nonfinite': {'val/miou': 'nan'}}
     """
     nonfinite: dict[str, str] = {}
-    plain = {str(key): _plain(value, str(key), nonfinite) for key, value in payload.items()}
+    plain = {_text(key): _plain(value, str(key), nonfinite) for key, value in payload.items()}
     if nonfinite:
         plain["nonfinite"] = {**plain.get("nonfinite", {}), **nonfinite}
     return plain
@@ -123,9 +124,9 @@ def _plain(value: Any, path: str, nonfinite: dict[str, str]) -> Any:
     if value is None or type(value) in (bool, int):
         return value
     if isinstance(value, str):
-        return str(value)
+        return _text(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{path}.{key}", nonfinite) for key, item in value.items()}
+        return {_text(key): _plain(item, f"{path}.{key}", nonfinite) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, f"{path}.{index}", nonfinite) for index, item in enumerate(value)]
     if isinstance(value, Integral):
@@ -137,6 +138,11 @@ def _plain(value: Any, path: str, nonfinite: dict[str, str]) -> Any:
         nonfinite[path.removeprefix("record.")] = str(number)
         return None
     raise TypeError(f"{path}: an event holds JSON values only, but got {type(value).__name__}")
+
+
+def _text(value: object) -> str:
+    text = str(value)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def check_fields(event_type: str, payload: Mapping[str, Any]) -> None:
@@ -202,8 +208,10 @@ def decode(lines: Iterable[bytes]) -> Iterator[Event]:
         found = json.loads(joined, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"an event must be one JSON object, but got {error}") from error
+    # JSON can spell half a character, which nothing else can hold.
+    halves = b"\\ud" in joined or b"\\uD" in joined
     for whole in found:
-        yield _event(whole)
+        yield _event({_text(key): _plain(value, "", {}) for key, value in whole.items()} if halves else whole)
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from search.records import RunState, TrialRecord
 from search.status import read_run
 from trainable import strict_yaml
-from trainable.config import RunConfig
+from trainable.config import RunConfig, faults_of
 from trainable.errors import ConfigError, Fault
 
 BEST = "best.yaml"
@@ -78,8 +80,15 @@ def chosen_trial(state: RunState, run: str, number: int | None) -> TrialRecord:
 
 
 def exported_config(state: RunState, run: str, trial: TrialRecord) -> RunConfig:
-    """The trial's configuration under a name of its own, with its provenance."""
-    config = RunConfig.model_validate(trial.config)
+    """The trial's configuration under a name of its own, with its provenance.
+
+    Raises:
+        ConfigError: what the record holds is no configuration.
+    """
+    try:
+        config = RunConfig.model_validate(trial.config)
+    except ValidationError as error:
+        raise ConfigError(faults_of(error, f"{run}: trial {trial.number} in the record")) from error
     data = config.data
     moved = state.settings.get("data.root")
     if moved is not None:

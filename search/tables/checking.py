@@ -122,8 +122,8 @@ def _compare(name: str, keys: list[str], wanted: pa.Table, found: pa.Table, repo
     _name_keys(f"{name}: not in the table", keys, ours.keys() - theirs.keys(), report.missing)
     _name_keys(f"{name}: not in the log", keys, theirs.keys() - ours.keys(), report.extra)
     both = [key for key in ours if key in theirs]
-    left = wanted.take([ours[key] for key in both])
-    right = found.take([theirs[key] for key in both])
+    left = wanted.take(pa.array([ours[key] for key in both], pa.int64()))
+    right = found.take(pa.array([theirs[key] for key in both], pa.int64()))
     for column in wanted.column_names:
         if column not in columns and left[column].to_pylist() != right[column].to_pylist():
             rows = zip(both, left[column].to_pylist(), right[column].to_pylist(), strict=True)

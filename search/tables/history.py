@@ -87,8 +87,12 @@ def from_bytes(data: bytes) -> pa.Table:
         StoreError: it is damaged.
     """
     try:
-        return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+        if len(set(table.column_names)) < table.num_columns:
+            raise ValueError("columns of the same name")
+        return table
+    except (pa.ArrowException, OSError, ValueError) as error:
+        # The names of columns have no checksum, and need not even be text.
         raise StoreError(
             f"a table must be a whole Parquet file, but got {str(error).splitlines()[0]}"
         ) from error
