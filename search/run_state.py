@@ -54,6 +54,13 @@ class RunState:
         """Whether an objective is strictly better than another; anything is better than None."""
         return than is None or (value < than if self.direction == "min" else value > than)
 
+    @property
+    def objective(self) -> str:
+        """Name of the metric that ranks; `objective` where the run does not say."""
+        search = self.run.get("config", {}).get("search")
+        found = search.get("objective") if isinstance(search, dict) else None
+        return "objective" if found is None else str(found)
+
     def pending(self) -> list[TrialRecord]:
         """Trials to be continued: interrupted ones first, then those never started, in number order."""
         waiting = [trial for trial in self.trials.values() if not trial.ended and trial.verdict is None]
@@ -63,6 +70,12 @@ class RunState:
     def finished(self) -> list[TrialRecord]:
         """Trials that have ended, in number order."""
         return [trial for trial in self.trials.values() if trial.ended]
+
+    def ranked(self) -> list[TrialRecord]:
+        """Trials with an objective, the best first; never a diverged one; of equals the first."""
+        sign = 1.0 if self.direction == "min" else -1.0
+        found = [t for t in self.trials.values() if t.best_value is not None and t.state is not TrialState.DIVERGED]
+        return sorted(found, key=lambda trial: sign * (trial.best_value or 0.0))
 
     def best(self) -> TrialRecord | None:
         """The trial with the best objective so far; never a diverged one; of equals the first."""

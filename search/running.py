@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from search.cluster import Cluster
+from search.cluster import Cluster, connected
 from search.control import EXIT_CODES, Control, StopNow
 from search.driver import Driver
 from search.flags import start_flags
@@ -74,6 +75,10 @@ class Options:
     check_weights: Callable[[list[dict[str, Any]]], None] = check_weights
     console: Console | None = None
 
+    def cluster(self) -> AbstractContextManager[Cluster]:
+        """The Ray that the sitting runs on, connected while the block runs."""
+        return connected(self.address, insecure=self.insecure, num_cpus=self.num_cpus, num_gpus=self.num_gpus)
+
 
 @dataclass(frozen=True)
 class Sitting:
@@ -128,8 +133,7 @@ def run_sitting(log: PatientLog, sitting: Sitting, cluster: Cluster, progress: P
     """
     config = sitting.config
     slots = slots_of(config, cluster)
-    for event_type, payload in repair(log.state):
-        log.append(event_type, **payload)
+    mend(log)
     log.say = progress.say
     log.listeners.append(progress.event)
     # One name per sitting: copies of a run on one cluster never hear each other's flags.
@@ -160,6 +164,12 @@ def run_sitting(log: PatientLog, sitting: Sitting, cluster: Cluster, progress: P
             control.stop()
             ray.kill(flags)
     return result
+
+
+def mend(log: PatientLog) -> None:
+    """Writes the events that a crash ate."""
+    for event_type, payload in repair(log.state):
+        log.append(event_type, **payload)
 
 
 def slots_of(config: SweepConfig, cluster: Cluster) -> Slots:

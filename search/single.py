@@ -14,24 +14,24 @@ import torch
 
 from search.control import EXIT_CODES, Control, StopNow
 from search.failure import classify, redacted, tail
-from search.folder_lock import FolderLock
 from search.metric_columns import metric_columns
 from search.patient_log import PatientLog
 from search.preflight import check_storage, check_weights
-from search.records import SCHEMA, Decision, RunState, TrialRecord, repair
-from search.running import exit_code
+from search.records import SCHEMA, Decision, RunState, TrialRecord
+from search.running import exit_code, mend
 from search.store import Store, open_store
 from search.store.base import EVENTS
 from search.store.identity import host_name
 from search.sweep import SWEEP_FILE, described, git_revision, refuse_taken, set_aside, versions
 from search.tables import TableWriter
 from search.trial import LOG_NAME
+from search.trial_folder import trial_folder, write_config
 from search.verdicts import Ending, of_failure, of_outcome
 from trainable import strict_yaml
 from trainable.config import RecipeConfig, RunConfig, resolve
 from trainable.data.check import inspect
 from trainable.data.report import CheckReport
-from trainable.errors import ConfigError, DataError, Fault
+from trainable.errors import ConfigError, DataError, Fault, StoreError
 from trainable.loop import train
 from trainable.metrics import metric_definition
 from trainable.recipes import get_recipe
@@ -62,7 +62,7 @@ def train_single(
 
     Args:
         config: what to train; paths absolute.
-        storage: the folder that the run is made in.
+        storage: the folder that the run is made in, or an address such as `s3://bucket/prefix`.
         fresh: a run of that name is renamed first.
         go_on: a run of that name is continued.
         look: who looks on.
@@ -74,9 +74,9 @@ def train_single(
         ConfigError, DataError: the configuration or the data cannot be used, or the name is taken.
         LeaseHeldError: somebody runs it.
     """
-    store = _local(f"{storage.rstrip('/')}/{config.name}")
+    store = open_store(f"{storage.rstrip('/')}/{config.name}")
     if go_on and store.list(EVENTS):
-        return resume_single(str(store.path), look)
+        return resume_single(str(store.path or store.uri), look)
     check_storage(open_store(storage))
     if fresh:
         set_aside(store)
@@ -99,10 +99,9 @@ def resume_single(run: str, look: Look | None = None) -> int:
         DataError: the data are not those of the run.
         LeaseHeldError: somebody runs it.
     """
-    store, look = _local(run), look or Look()
+    store, look = open_store(run), look or Look()
     with PatientLog.resume(store, host=host_name(), pid=os.getpid()) as log:
-        for event_type, payload in repair(log.state):
-            log.append(event_type, **payload)
+        mend(log)
         trial = log.state.trials.get(TRIAL)
         if trial is None:
             raise ConfigError([Fault(run, "the run ended before it began; start it again with --fresh")])
@@ -115,14 +114,6 @@ def resume_single(run: str, look: Look | None = None) -> int:
             message = "the data must be those that the run began with, but images, masks or splits differ; restore them"
             raise DataError([Fault(config.data.root, message)])
         return _attempt(log, config, _resolved(config, report.class_names), look)
-
-
-def _local(run: str) -> Store:
-    store = open_store(run)
-    if store.path is None:
-        message = "a single run is kept in a local folder, but got an address; name a folder by --storage"
-        raise ConfigError([Fault(run, message)])
-    return store
 
 
 def _examined(config: RunConfig) -> CheckReport:
@@ -154,9 +145,6 @@ def _opened(config: RunConfig, storage: str, report: CheckReport, made: RecipeCo
 
 def _attempt(log: PatientLog, config: RunConfig, made: RecipeConfig, look: Look) -> int:
     """One start of the trial, recorded as it goes; returns the exit code."""
-    assert log.store.path is not None
-    directory = log.store.path / "trials" / str(TRIAL)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tables = TableWriter(log.store)
     log.say = look.say
     control = Control(
@@ -164,17 +152,12 @@ def _attempt(log: PatientLog, config: RunConfig, made: RecipeConfig, look: Look)
         kill=lambda trial: os._exit(EXIT_CODES.get(control.reason or "", 1)),
     )  # fmt: skip
     log.giving_up = lambda: control.reason is not None
-    with FolderLock(directory), control.signals():
-        attempt = log.state.trials[TRIAL].attempts + 1
-        log.append("started", trial=TRIAL, attempt=attempt, node=host_name(), pid=os.getpid(), device=_named(device))
-        text = strict_yaml.dump(log.state.trials[TRIAL].config)
-        log.store.write_bytes(f"trials/{TRIAL}/{CONFIG_FILE}", text.encode())
+    with control.signals():
         control.start()
         try:
-            ending = _fit(log, config, made, directory, device, attempt, control, look, tables)
+            ending = _in_its_folder(log, config, made, control, look, tables)
             log.append(ending.event, **ending.payload)
-            for event_type, payload in repair(log.state):
-                log.append(event_type, **payload)
+            mend(log)
             code = _closed(log, control.reason, look)
         except StopNow:
             look.say("stopped at once; the run goes on from its last checkpoint at resume")
@@ -185,20 +168,42 @@ def _attempt(log: PatientLog, config: RunConfig, made: RecipeConfig, look: Look)
     return code
 
 
+def _in_its_folder(
+    log: PatientLog, config: RunConfig, made: RecipeConfig, control: Control, look: Look, tables: TableWriter
+) -> Ending:
+    """Trains in the trial's folder, which is whole in the run when this returns."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    attempt = log.state.trials[TRIAL].attempts + 1
+    name = f"thresher-{log.state.run['run_id']}-{log.store.epoch}-{os.getpid()}"
+    with trial_folder(log.store, TRIAL, name, lambda: _still_ours(log.store)) as (directory, push):
+        log.append("started", trial=TRIAL, attempt=attempt, node=host_name(), pid=os.getpid(), device=_named(device))
+        write_config(directory / CONFIG_FILE, log.state.trials[TRIAL].config)
+        return _fit(log, config, made, directory, device, attempt, control, look, tables, push)
+
+
+def _still_ours(store: Store) -> bool:
+    try:
+        store.check_owner()
+    except StoreError:
+        return False
+    return True
+
+
 def _fit(
     log: PatientLog, config: RunConfig, made: RecipeConfig, directory: Path, device: torch.device, attempt: int,
-    control: Control, look: Look, tables: TableWriter,
+    control: Control, look: Look, tables: TableWriter, push: Callable[[], None],
 ) -> Ending:  # fmt: skip
     """Train; whatever comes back or is raised becomes an ending."""
 
     def record(report: Report) -> None:
+        push()
         decision = Decision("complete" if report.step >= made.steps else "continue")
         log.append(
             "evaluated", trial=TRIAL, attempt=attempt, step=report.step, time_s=report.time_s,
             objective=report.objective, record=report.record, decision=decision.to_json(), health=report.health,
             peak_memory_mb=report.peak_memory_mb,
         )  # fmt: skip
-        _note(directory, f"step {report.step}: {log.state.run['config']['search']['objective']} {report.objective}")
+        _note(directory, f"step {report.step}: {log.state.objective} {report.objective}")
         tables.update(log.state)
 
     def should_stop() -> str | None:
@@ -241,7 +246,6 @@ def _closed(log: PatientLog, reason: str | None, look: Look) -> int:
 
 
 def _words(state: RunState, trial: TrialRecord) -> str:
-    objective = state.run["config"]["search"]["objective"]
     value = "no value" if trial.best_value is None else f"{trial.best_value:.4f} at step {trial.best_step}"
     why = f" ({trial.stop_reason or trial.pause_reason})" if trial.stop_reason or trial.pause_reason else ""
-    return f"{trial.state}{why} at step {trial.step}: best {objective} {value}"
+    return f"{trial.state}{why} at step {trial.step}: best {state.objective} {value}"

@@ -6,14 +6,11 @@ folder: started again there, it goes on. Whatever it raises becomes a message, s
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
 import platform
-import shutil
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,20 +23,17 @@ import ray
 from ray import tune
 
 from search import messages
-from search.failure import FolderInUse, classify, redacted, tail
+from search.failure import classify, redacted, tail
 from search.flags import find_flags
-from search.folder_lock import FolderLock
 from search.gpu_gate import look_at_gpu, wait_until_free
-from search.mirror import Mirror
 from search.stop_question import ORPHANED, StopQuestion
 from search.store import open_store
-from trainable import strict_yaml
+from search.trial_folder import trial_folder, write_config
 from trainable.processes import peak_resident_mb
 from trainable.state import Outcome, Report
 
 INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LOG_NAME = "train.log"
-LOCK_WAIT_S = 60.0
 _SHOWN = ("val/miou", "train/miou", "loss/total", "loss/sup", "loss/st", "st/ratio", "lr")
 
 
@@ -107,7 +101,9 @@ def _in_its_folder(
     if question.reason is not None:
         # Told to leave before it began: no weights are loaded for that.
         return messages.left(trial, attempt, question.reason)
-    with _place(job, trial, flags, attempt) as (directory, push):
+    name = f"{job.namespace}-{trial}-{attempt}"
+    folder = trial_folder(open_store(job.run), trial, name, lambda: _still_ours(flags, trial, attempt))
+    with folder as (directory, push):
         question.before_end = push
         with _captured(directory / LOG_NAME, trial, attempt):
             return _attempt(job, run_config, trial, attempt, directory, question, push, flags)
@@ -127,7 +123,7 @@ def _attempt(
         question.refresh()
 
     try:
-        _write_config(directory / "config.yaml", run_config)
+        write_config(directory / "config.yaml", run_config)
         fit: Callable[..., Outcome] = _by_name(job.fit)
         if job.gpus >= 1 and job.workers == 1:
             # A share of a GPU is meant to have company.
@@ -170,47 +166,13 @@ def _line(found: Report) -> str:
     return f"step {found.step} ({found.time_s:.0f} s): objective {value}  {'  '.join(shown)}"
 
 
-@contextmanager
-def _place(job: Job, trial: int, flags: Any, attempt: int) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """The trial's folder, held by this process alone, and a call that makes it safe."""
-    store = open_store(job.run)
-    if store.path is not None:
-        directory = store.path / "trials" / str(trial)
-        with FolderLock(directory, LOCK_WAIT_S):
-            yield directory, _nothing
-        return
-
-    def still_ours() -> bool:
-        # The driver, and with it this actor, is gone: somebody else may own the trial by now.
-        try:
-            ray.get(flags.last_words.remote(trial, attempt), timeout=30)
-        except ray.exceptions.RayError:
-            return False
-        return True
-
-    root = Path(tempfile.gettempdir()) / "thresher-scratch"
-    clear_scratch(root)
-    scratch = root / f"{job.namespace}-{trial}-{attempt}" / str(trial)
-    with FolderLock(scratch.parent, LOCK_WAIT_S):
-        mirror = Mirror(store, f"trials/{trial}", scratch, still_ours)
-        mirror.pull()
-        mirror.start()
-        try:
-            yield scratch, mirror.try_push
-        finally:
-            mirror.stop()
-    shutil.rmtree(scratch.parent, ignore_errors=True)
-
-
-def clear_scratch(root: Path) -> None:
-    """Removes the local folders of trials whose process was killed: what counted of them is in the store."""
-    for left in root.glob("*"):
-        with contextlib.suppress(FolderInUse, OSError), FolderLock(left, wait_s=0.0):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _nothing() -> None:
-    """Local files are safe where they are."""
+def _still_ours(flags: Any, trial: int, attempt: int) -> bool:
+    """False where the driver, and with it its actor, is gone: somebody else may own the trial by now."""
+    try:
+        ray.get(flags.last_words.remote(trial, attempt), timeout=30)
+    except ray.exceptions.RayError:
+        return False
+    return True
 
 
 def _clean_environment(job: Job) -> None:
@@ -233,13 +195,6 @@ def _device_name(job: Job) -> str:
 def _by_name(dotted: str) -> Any:
     module, _, name = dotted.partition(":")
     return getattr(importlib.import_module(module), name)
-
-
-def _write_config(path: Path, run_config: Mapping[str, Any]) -> None:
-    text = strict_yaml.dump(run_config)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 @contextmanager

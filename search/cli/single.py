@@ -20,7 +20,7 @@ from trainable.predict import load_predictor, predict_folder
 def train(
     file: Annotated[Path, typer.Argument(help="What `export` wrote, or a sweep file.")],
     sets: Sets = None,
-    storage: Annotated[str, typer.Option("--storage", help="The folder that the run is made in.")] = "./runs",
+    storage: Annotated[str, typer.Option("--storage", help="Folder or s3://... for the run.")] = "./runs",
     fresh: Annotated[bool, typer.Option("--fresh", help="Put a run of that name aside, renamed.")] = False,
     go_on: Annotated[bool, typer.Option("--resume", help="Go on with a run of that name.")] = False,
 ) -> None:
