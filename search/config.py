@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +51,7 @@ _PATHS = ("data.root", "data.classes", "data.labeled", "data.unlabeled", "data.v
 _ROOTED = ("data.root", "storage")
 
 _Model = TypeVar("_Model", bound=BaseModel)
+_Whole = TypeVar("_Whole", SweepConfig, RunConfig)
 
 
 def load_sweep(path: str | Path, sets: Iterable[str] = ()) -> SweepConfig:
@@ -66,17 +67,7 @@ def load_sweep(path: str | Path, sets: Iterable[str] = ()) -> SweepConfig:
     Raises:
         ConfigError: every fault, each with file, line and key.
     """
-    document = overridden(strict_yaml.load(path), sets)
-    faults: list[Fault] = []
-    data = rooted(document, Path(path).resolve().parent, faults)
-    data = _normal(data, document, faults)
-    made = validated(SweepConfig, data, document, faults)
-    found: list[Fault] = []
-    _check_meaning(data, made, found)
-    faults += placed(found, document)
-    if faults or made is None:
-        raise ConfigError(sorted(faults, key=_line))
-    return made
+    return _loaded(SweepConfig, overridden(strict_yaml.load(path), sets), path, lambda data, given: data)
 
 
 def _line(fault: Fault) -> int:
@@ -96,21 +87,31 @@ def load_run(path: str | Path, sets: Iterable[str] = ()) -> tuple[RunConfig, tup
     """
     document = overridden(strict_yaml.load(path), sets)
     aside = tuple(key for key in _ONLY_SWEEPS if key in document.data)
+
+    def of_one(data: dict[str, Any], search: Any) -> dict[str, Any]:
+        kept = {key: value for key, value in data.items() if key not in _ONLY_SWEEPS}
+        if isinstance(search, Mapping):
+            # A sweep's configuration alone has the best model that the sweep is after.
+            kept |= {key: search[key] for key in ("objective", "direction") if key in search}
+        return kept
+
+    return _loaded(RunConfig, document, path, of_one), aside
+
+
+def _loaded(
+    model: type[_Whole], document: Document, path: str | Path, take: Callable[[dict[str, Any], Any], dict[str, Any]]
+) -> _Whole:
+    """The file as a checked model; `take` picks what belongs to it, given the data and what `search` said itself."""
     faults: list[Fault] = []
     data = rooted(document, Path(path).resolve().parent, faults)
-    given = data.get("search")
-    data = _normal(data, document, faults)
-    data = {key: value for key, value in data.items() if key not in _ONLY_SWEEPS}
-    if isinstance(given, Mapping):
-        # A sweep's configuration alone has the best model that the sweep is after.
-        data |= {key: given[key] for key in ("objective", "direction") if key in given}
-    made = validated(RunConfig, data, document, faults)
+    data = take(_normal(data, document, faults), data.get("search"))
+    made = validated(model, data, document, faults)
     found: list[Fault] = []
     _check_meaning(data, made, found)
     faults += placed(found, document)
     if faults or made is None:
         raise ConfigError(sorted(faults, key=_line))
-    return made, aside
+    return made
 
 
 def load_data(path: str | Path, sets: Iterable[str] = ()) -> tuple[DataConfig, bool]:

@@ -15,15 +15,14 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from search.cluster import connected
 from search.export import chosen_trial
 from search.metric_columns import metric_columns, objectives
 from search.opening import Setting, baselines_of, definition
 from search.patient_log import PatientLog
 from search.progress import Progress
-from search.records import SCHEMA, RunState, TrialRecord, repair
+from search.records import SCHEMA, RunState, TrialRecord
 from search.resume import recorded_config
-from search.running import Options, Sitting, SweepResult, run_sitting, summary
+from search.running import Options, Sitting, SweepResult, mend, run_sitting, summary
 from search.scheduler import Asha, ThresherScheduler
 from search.schema import SweepConfig
 from search.searcher import ThresherSearcher
@@ -117,8 +116,7 @@ def resume_confirm(run: str, options: Options | None = None) -> SweepResult:
         return summary(log, int((state.closed or {}).get("exit_code") or 0), None)
     _examined(state, config, options)
     with PatientLog.resume(store, host=host_name(), pid=os.getpid()) as log:
-        for event_type, payload in repair(log.state):
-            log.append(event_type, **payload)
+        mend(log)
         return _run(log, config, options)
 
 
@@ -206,9 +204,7 @@ def _opened(config: SweepConfig, setting: Setting, about: Mapping[str, Any]) -> 
 def _run(log: PatientLog, config: SweepConfig, options: Options) -> SweepResult:
     about = _about(log.state)
     total = len(about["variants"]) * len(about["seeds"])
-    with connected(
-        options.address, insecure=options.insecure, num_cpus=options.num_cpus, num_gpus=options.num_gpus
-    ) as cluster, Progress(lambda: log.state, total, options.console) as progress:  # fmt: skip
+    with options.cluster() as cluster, Progress(lambda: log.state, total, options.console) as progress:
         sitting = Sitting(config, total, assemble_confirm, options.fit, watchers_of(log, config))
         return run_sitting(log, sitting, cluster, progress)
 

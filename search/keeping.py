@@ -27,11 +27,8 @@ def to_delete(state: RunState, keep: KeepConfig) -> list[tuple[int, str]]:
         state: the run.
         keep: what the sweep says.
     """
-    sign = -1.0 if state.direction == "max" else 1.0
-    ended = [trial for trial in state.trials.values() if trial.ended]
-    ranked = [t for t in ended if t.best_value is not None and t.state is not TrialState.DIVERGED]
-    ranked.sort(key=lambda trial: (sign * (trial.best_value or 0.0), trial.number))
-    leaders = {trial.number for trial in ranked[: keep.best]}
+    ended = state.finished
+    leaders = {trial.number for trial in [t for t in state.ranked() if t.ended][: keep.best]}
     found = []
     for trial in ended:
         if keep.last == "until_end" and trial.state is not TrialState.FAILED and LAST not in trial.deleted:

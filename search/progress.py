@@ -104,7 +104,7 @@ class Progress:
 
     @property
     def _objective(self) -> str:
-        return str(self._state().run.get("config", {}).get("search", {}).get("objective", "objective"))
+        return self._state().objective
 
     def _counts(self) -> str:
         state = self._state()
@@ -140,11 +140,7 @@ class Progress:
 def _shown(state: RunState) -> list[TrialRecord]:
     """The trials that run, then the best of the others."""
     running = [trial for trial in state.trials.values() if trial.state is TrialState.RUNNING]
-    others = [
-        t for t in state.trials.values() if t.best_value is not None and t.state is not TrialState.RUNNING
-    ]
-    sign = -1.0 if state.direction == "max" else 1.0
-    others.sort(key=lambda trial: sign * (trial.best_value or 0.0))
+    others = [trial for trial in state.ranked() if trial.state is not TrialState.RUNNING]
     return [*running[:ROWS], *others[: max(0, ROWS - len(running))]]
 
 

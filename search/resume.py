@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from search.cluster import Cluster, connected
+from search.cluster import Cluster
 from search.config import overridden, rooted, validated
 from search.notify import notify
 from search.opening import Setting, asker_of, assemble, current_space, opened_with, space_of
 from search.patient_log import PatientLog
 from search.preflight import check_seen_everywhere
 from search.progress import Progress
-from search.records import RunState, TrialState, repair
-from search.running import Options, Sitting, SweepResult, exit_code, run_sitting, slots_of, summary
+from search.records import RunState, TrialState
+from search.running import Options, Sitting, SweepResult, exit_code, mend, run_sitting, slots_of, summary
 from search.schema import SweepConfig
 from search.store import RunLog, open_store
 from search.store.identity import host_name
@@ -67,17 +67,14 @@ def resume(
     space = space_of(config, setting) if "space" in changed else None
     log = PatientLog.resume(store, host=host_name(), pid=os.getpid(), set=changed, total=total)
     with log:
-        for event_type, payload in repair(log.state):
-            log.append(event_type, **payload)
+        mend(log)
         if space is not None:
             _new_generation(log, config, space)
         if retry_failed:
             reopen_failed(log)
         if nothing_left(log.state, total):
             return _closed_at_once(log, config)
-        with connected(
-            options.address, insecure=options.insecure, num_cpus=options.num_cpus, num_gpus=options.num_gpus
-        ) as cluster:
+        with options.cluster() as cluster:
             slots_of(config, cluster)
             check_seen_everywhere(store, config.data.root, cluster)
             result = _run(log, config, total, cluster, options)

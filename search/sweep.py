@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from search.cluster import Cluster, connected
+from search.cluster import Cluster
 from search.metric_columns import metric_columns
 from search.notify import notify
 from search.opening import (
@@ -66,9 +66,7 @@ def start_sweep(config: SweepConfig, *, fresh: bool = False, options: Options | 
     starts = [base_of(config, setting.class_names)]
     starts += [dict(first.config) for first in baselines_of(config, setting.class_names)]
     options.check_weights(starts)
-    with connected(
-        options.address, insecure=options.insecure, num_cpus=options.num_cpus, num_gpus=options.num_gpus
-    ) as cluster:
+    with options.cluster() as cluster:
         slots_of(config, cluster)
         check_seen_everywhere(store, config.data.root, cluster)
         log = PatientLog.create(store, **opened(config, setting, space))

@@ -84,11 +84,7 @@ def _chosen(store: Store, state: RunState, run: str, number: int | None) -> Tria
             message = f"trial {number} must still have its best model, but has none; see search.keep, or train it again"
             raise ConfigError([Fault(run, message)])
         return record
-    sign = -1.0 if state.direction == "max" else 1.0
-    ranked = sorted(
-        (t for t in state.trials.values() if t.best_value is not None), key=lambda t: sign * (t.best_value or 0.0)
-    )
-    for record in ranked:
+    for record in state.ranked():
         if _has_model(store, record.number):
             return record
     raise ConfigError([Fault(run, "a run must have a trained model, but has none; train for at least one evaluation")])

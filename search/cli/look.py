@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from search.catching_up import catch_up
-from search.cli.output import Json, print_json, print_rows, say, shown
+from search.cli.output import Json, Run, print_json, print_rows, say, shown
 from search.export import export as export_config
 from search.records import RunState
 from search.status import ROWS, ask_to_stop, read_run
@@ -19,7 +19,6 @@ from search.store import Store
 from search.tables import load_trials, verify
 from trainable.errors import ConfigError, Fault
 
-Run = Annotated[str, typer.Argument(help="The run directory, or its URI.")]
 _FEW = ("trial", "source", "state", "stop_reason", "steps", "objective", "best.step", "time_s")
 
 

@@ -13,6 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Run = Annotated[str, typer.Argument(help="The run directory, or its URI.")]
+Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster; left out: this machine alone.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Join a cluster that asks for no token.")]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Override a key of the file; may be repeated."),

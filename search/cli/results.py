@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from search.cli.output import Json, print_json, print_rows, say
+from search.cli.output import Address, Insecure, Json, Run, print_json, print_rows, say
 from search.comparison import compare
 from search.confirm import confirm as confirm_run
 from search.confirm import confirming, no_floor, trials_by_variant
@@ -23,16 +23,13 @@ from search.tracking import POSITION, publish
 from search.wandb_key import has_key, mode_of
 from trainable.errors import ConfigError, Fault
 
-Run = Annotated[str, typer.Argument(help="The run directory, or its URI.")]
-
 
 def confirm(
     run: Run,
     seeds: Annotated[int, typer.Option("--seeds", help="How many; none of them the search's own.")] = 3,
     trial: Annotated[int | None, typer.Option("--trial", help="Take this trial for the best.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Put an earlier confirmation aside, renamed.")] = False,
-    address: Annotated[str | None, typer.Option("--address", help="A Ray cluster; left out: this machine.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Join a cluster that asks for no token.")] = False,
+    address: Address = None, insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Train the best configuration, the recipe's own, and labeled images alone over several seeds, nothing pruned.

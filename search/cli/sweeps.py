@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from search.cli.output import Json, Sets, print_json, print_rows, say, shown
+from search.cli.output import Address, Insecure, Json, Run, Sets, print_json, print_rows, say, shown
 from search.cluster import connected
 from search.config import load_sweep
 from search.confirm import resume_confirm
@@ -27,9 +27,6 @@ from trainable.errors import ConfigError, Fault
 from trainable.recipes import get_recipe
 
 File = Annotated[Path, typer.Argument(help="The sweep file.")]
-Run = Annotated[str, typer.Argument(help="The run directory, or its URI.")]
-Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster; left out: this machine alone.")]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Join a cluster that asks for no token.")]
 Leak = Annotated[bool, typer.Option("--allow-leak", help="Accept a photo on both sides of a split; it is recorded.")]
 
 

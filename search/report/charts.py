@@ -73,7 +73,7 @@ def charts(state: RunState, shares: Mapping[str, float]) -> list[Chart]:
     Args:
         state: the run. shares: importance of each coordinate; empty where there are too few results.
     """
-    objective = str(state.run.get("config", {}).get("search", {}).get("objective", "objective"))
+    objective = state.objective
     made = (
         _progress(state, objective), _curves(state, objective), _parameters(state, objective), _importance(shares),
         _classes(state), _thresholds(state), _selection(state),

@@ -70,7 +70,7 @@ def page(state: RunState, run: str, drawn: Sequence[Chart] | None = None) -> str
         state: the run. run: where it is. drawn: its charts, where they have been made already.
     """
     drawn = charts(state, importances(state)) if drawn is None else drawn
-    objective = str(state.run.get("config", {}).get("search", {}).get("objective", "objective"))
+    objective = state.objective
     name = str(state.run.get("name", run))
     parts = [f"<h1>{escape(name)}</h1>", _facts(state, run, objective)]
     parts += ["<h2>Best trials</h2>", _leaders(state, objective)]
@@ -115,10 +115,7 @@ def _facts(state: RunState, run: str, objective: str) -> str:
 
 
 def _leaders(state: RunState, objective: str) -> str:
-    sign = -1.0 if state.direction == "max" else 1.0
-    ranked = sorted(
-        (t for t in state.trials.values() if t.best_value is not None), key=lambda t: sign * (t.best_value or 0.0)
-    )[:LEADERS]
+    ranked = state.ranked()[:LEADERS]
     names = list(dict.fromkeys(name for trial in ranked for name in trial.params))
     head = ["trial", "source", "state", f"best {objective}", "at step", *names]
     rows = [
