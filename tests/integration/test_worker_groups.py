@@ -119,6 +119,17 @@ def cpus_are_free() -> bool:
     return False
 
 
+@pytest.mark.fault(
+    33,
+    how=(
+        "SIGSTOP to one of two workers that train together, so that the other waits for it in a "
+        "collective call"
+    ),
+    saw=(
+        "after the limit: stacks of both in train.log, the whole group ended, its CPUs free, a "
+        "checkpoint kept; tried again as `hung`"
+    ),
+)
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGSTOP")
 def test_a_group_that_stands_still_leaves_its_stacks_and_no_process(
@@ -135,6 +146,11 @@ def test_a_group_that_stands_still_leaves_its_stacks_and_no_process(
     assert checkpointed(folder) > 0
 
 
+@pytest.mark.fault(
+    5,
+    how="SIGKILL to a worker of a group of two in a search, then to the trial that leads it",
+    saw="no process of the group is left; attempt 3 ends COMPLETE, every evaluation there once",
+)
 @pytest.mark.timeout(900)
 def test_a_search_goes_on_when_a_worker_or_a_trial_of_several_is_killed(
     shared_ray: str, run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]

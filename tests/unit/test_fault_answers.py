@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import search.sweep
+import search.running
 import trainable.session
 from search.control import Control
 from search.patient_log import PatientLog
@@ -135,7 +135,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_two_before(tmp_path: Path, o
 def test_read_only_storage_is_refused_before_anything_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observed: Observed
 ) -> None:
-    monkeypatch.setattr(search.sweep, "connected", lambda *_, **__: pytest.fail("Ray was started"))
+    monkeypatch.setattr(search.running, "connected", lambda *_, **__: pytest.fail("Ray was started"))
     options = toy_options()
     object.__setattr__(options, "examine", lambda config: pytest.fail("the data were read"))
     with small_disk(tmp_path / "disk", "1m") as disk:

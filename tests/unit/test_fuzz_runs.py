@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import search.resume
+import search.running
 from search.config import load_sweep
 from search.opening import examine, space_of
 from search.store import RunLog, open_store
@@ -219,7 +219,7 @@ def check(world: Path, folder: Path, happened: list[tuple[str, Any]], chosen: li
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(search.resume, "connected", fuzz.no_ray)
+    monkeypatch.setattr(search.running, "connected", fuzz.no_ray)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -235,6 +235,11 @@ def test_the_whole_run_is_taken_by_every_command(world: Path, folder: Path) -> N
     assert list((folder / "elsewhere").iterdir()) == []
 
 
+@pytest.mark.fault(
+    20,
+    how="random damage to the files of a run, then random commands on it",
+    saw="each answers in words with an exit code; no traceback, nothing written outside",
+)
 def test_any_damage_to_a_run_is_answered_in_words(world: Path, folder: Path) -> None:
     @settings(max_examples=EXAMPLES)
     @given(damages(), st.lists(st.sampled_from(COMMANDS), min_size=2, max_size=4))

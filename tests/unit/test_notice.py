@@ -34,6 +34,15 @@ class Desk:
         return self.killed
 
 
+@pytest.mark.fault(
+    6,
+    how="SIGTERM with notices of 30, 120 and 2.5 s, by an injected clock",
+    saw=(
+        "trials are told at once; one that has not left after seven tenths of the notice is ended, so "
+        "that its record is safe"
+    ),
+    seam=True,
+)
 @pytest.mark.parametrize(("given", "notice"), [(None, 30.0), ("120", 120.0), ("2.5", 2.5)])
 def test_trials_have_seven_tenths_of_the_notice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, notice: float

@@ -47,6 +47,12 @@ class Log:
         return ending
 
 
+@pytest.mark.fault(
+    5,
+    how="a trial whose process dies in every attempt, with a resume after each",
+    saw="FAILED after 3 attempts all the same: retries are counted from the log",
+    seam=True,
+)
 def test_a_resume_does_not_give_a_trial_its_retries_again() -> None:
     log, ends = Log(), []
     for _ in range(3):

@@ -54,6 +54,11 @@ def test_a_process_that_moves_is_left_alone(tmp_path: Path) -> None:
     assert len(looks) >= 5 and (tmp_path / "log").read_text() == ""
 
 
+@pytest.mark.fault(
+    33,
+    how="a process whose own watch never comes back, as under C code that holds the interpreter",
+    saw="stacks written and the process ended by the interpreter's watchdog",
+)
 def test_where_even_the_watch_stands_still_the_interpreter_ends_the_process(tmp_path: Path) -> None:
     """Some C code that holds the interpreter: here the thread itself never comes back from its look."""
     code = (
