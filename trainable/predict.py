@@ -1,4 +1,4 @@
-"""Masks for a folder of images, from the best model of a run."""
+"""Masks for images or volumes, from the best model of a run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from trainable.config import RunConfig, resolve
 from trainable.data.files import SUFFIXES
 from trainable.data.images import read_image
 from trainable.data.loaders import U8
+from trainable.data.volume_files import find_volumes
 from trainable.errors import DataError, Fault
 from trainable.evaluation import padded
 from trainable.recipes import get_recipe
@@ -31,6 +32,7 @@ class Predictor:
     Attributes:
         recipe: what it was trained by. nets: the evaluated network by name. colors: of the classes.
         step: where the model was the best. value: its objective there. device: where it computes.
+        group_by: which volume a section of its data belongs to, and order_by where; empty for images.
     """
 
     recipe: Recipe[Any]
@@ -39,16 +41,18 @@ class Predictor:
     step: int
     value: float
     device: torch.device
+    group_by: str = ""
+    order_by: str = ""
 
     @torch.no_grad()
     def probabilities(self, image: U8) -> torch.Tensor:
-        """Class probabilities, float32[C, H, W]; image: uint8[H, W, 3]."""
+        """Class probabilities, float32[C, *S]; image or volume: uint8[*S, 3]."""
         batch = padded([image], self.recipe.stride).to(self.device)
         found = self.recipe.probabilities(self.nets, batch)[0]
         return found[(slice(None), *(slice(0, n) for n in image.shape[:-1]))].cpu()
 
     def mask(self, image: U8) -> U8:
-        """The most likely class of every pixel, uint8[H, W]."""
+        """The most likely class of every pixel or voxel, uint8[*S]."""
         return self.probabilities(image).max(0).indices.to(torch.uint8).numpy()
 
 
@@ -70,15 +74,20 @@ def load_predictor(directory: Path, device: str | torch.device = "cpu") -> Predi
     where = torch.device(device)
     net.to(where).eval()
     colors = [tuple(c) for c in best.model["class_colors"]]
-    return Predictor(recipe, {recipe.evaluated: net}, colors, best.step, best.value, where)
+    volume = run.data.volume
+    patterns = (volume.group_by, volume.order_by) if volume is not None else ("", "")
+    return Predictor(recipe, {recipe.evaluated: net}, colors, best.step, best.value, where, *patterns)
 
 
 def predict_folder(predictor: Predictor, images: Path, output: Path) -> Iterator[Path]:
     """Write one palette PNG per image: pixel value = class id, colors = the data's.
 
+    A model of volumes takes volumes: those in one file (an array [D, H, W], a TIFF of many pages) become an array of
+    class ids of the same shape, the sections in a folder one PNG each.
+
     Args:
-        predictor: the model. images: a folder, searched to its depth. output: where the masks go, under the same
-        relative names.
+        predictor: the model. images: a folder, searched to its depth, or one file. output: where the masks go, under
+        the same relative names.
 
     Yields:
         each written file.
@@ -86,15 +95,31 @@ def predict_folder(predictor: Predictor, images: Path, output: Path) -> Iterator
     Raises:
         DataError: there are no images, or one cannot be read.
     """
-    found = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not found:
-        raise DataError([Fault(str(images), "must hold images (PNG, JPEG, TIFF, WebP, NPY), but there are none")])
+    root = images if images.is_dir() else images.parent
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(predictor.colors)] = predictor.colors
-    for path in found:
-        made = Image.fromarray(predictor.mask(read_image(path)), mode="P")
-        made.putpalette(palette.tobytes())
-        target = output / path.relative_to(images).with_suffix(".png")
+
+    def write(mask: U8, path: Path, suffix: str) -> Path:
+        target = output / path.relative_to(root).with_suffix(suffix)
         target.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == ".npy":
+            np.save(target, mask)
+            return target
+        made = Image.fromarray(mask, mode="P")
+        made.putpalette(palette.tobytes())
         made.save(target)
-        yield target
+        return target
+
+    if predictor.recipe.task.ndim == 3:
+        for volume in find_volumes(images, predictor.group_by, predictor.order_by):
+            mask = predictor.mask(volume.read())
+            if volume.whole:
+                yield write(mask, volume.files[0], ".npy")
+            else:
+                yield from (write(section, path, ".png") for section, path in zip(mask, volume.files, strict=True))
+        return
+    found = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES) if images.is_dir() else [images]
+    if not found:
+        raise DataError([Fault(str(images), "must hold images (PNG, JPEG, TIFF, WebP, NPY), but there are none")])
+    for path in found:
+        yield write(predictor.mask(read_image(path)), path, ".png")

@@ -42,14 +42,16 @@ def train(
 
 def predict(
     source: Annotated[str, typer.Argument(help="A run, a trial's folder, or what `export` wrote.")],
-    images: Annotated[Path, typer.Argument(help="A folder of images, searched to its depth.")],
-    output: Annotated[Path, typer.Argument(help="Where the masks go: PNG, pixel value = class id.")],
+    images: Annotated[Path, typer.Argument(help="A folder of images, sections or volumes, or one file.")],
+    output: Annotated[Path, typer.Argument(help="Where the masks go: PNG or NPY, pixel value = class id.")],
     trial: Annotated[int | None, typer.Option("--trial", help="Which trial of a run; left out: the best.")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
 ) -> None:
-    """Write masks for a folder of images, colored by the data's palette."""
-    if not images.is_dir():
-        raise ConfigError([Fault(str(images), "the images must be in a folder, but there is none; correct the path")])
+    """Write masks for images or volumes, colored by the data's palette."""
+    if not images.exists():
+        raise ConfigError(
+            [Fault(str(images), "the images must be in a folder or a file, but there is neither; correct the path")]
+        )
     chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if torch.device(_known(chosen)).type == "cuda" and not torch.cuda.is_available():
         raise ConfigError([Fault("--device", "there must be a CUDA device, but there is none; use cpu")])

@@ -22,6 +22,15 @@ def load_array(path: Path) -> npt.NDArray[Any]:
         return cast("npt.NDArray[Any]", np.load(path, allow_pickle=False))
 
 
+def array_shape(path: Path) -> tuple[int, ...]:
+    """Shape of the array in an `.npy` file, two or three numbers, from its header alone.
+
+    Raises:
+        DataError: the file is damaged, holds objects, or is too large.
+    """
+    return _npy_shape(path)[0]
+
+
 def array_header(path: Path) -> Header:
     """Size and type of an image in an `.npy` file.
 
