@@ -29,6 +29,9 @@ from tests.support.drivers import TOKEN, Driver, Zygote, state_of, wait_until
 from tests.support.tally import Tally
 from trainable.data.synth import write_scenes
 
+PATIENCE_S = 900.0
+"""On a machine that does much else, a trial that imports torch takes minutes to begin."""
+
 Row = tuple[int, int, float | None]
 
 
@@ -80,27 +83,27 @@ class Drivers:
             run, before = f"{where}/{NAME}", set[Row]()
             while self._some_event(run, driver, draw).closed is None:
                 if tally.kills >= kills:
-                    wait_until(run, lambda state: state.closed is not None, driver, 600.0)
+                    wait_until(run, lambda state: state.closed is not None, driver, PATIENCE_S)
                     break
                 driver.kill()
                 tally.kills += 1
                 before |= rows(state_of(run))
                 driver = self._resume(run, tally)
-            driver.wait()
+            driver.wait(PATIENCE_S)
             self._check(run, before, tally)
         return tally
 
     def _resume(self, run: str, tally: Tally) -> Driver:
         began, seen = time.monotonic(), state_of(run).resumes
         driver = self._zygote.start("resume", run, env=self._environment)
-        wait_until(run, lambda state: state.resumes > seen, driver)
+        wait_until(run, lambda state: state.resumes > seen, driver, PATIENCE_S)
         tally.resume_s.append(time.monotonic() - began)
         return driver
 
     def _some_event(self, run: str, driver: Driver, draw: random.Random) -> RunState:
         """Waits for some more events, and a moment more."""
         target = state_of(run).seq + draw.randint(1, 12 if self._real else 3)
-        state = wait_until(run, lambda state: state.seq >= target or state.closed is not None, driver)
+        state = wait_until(run, lambda state: state.seq >= target or state.closed is not None, driver, PATIENCE_S)
         if state.closed is None:
             time.sleep(draw.expovariate(4.0))
         return state_of(run)
