@@ -21,8 +21,9 @@ def _monai(module: str) -> Any:
         return importlib.import_module(f"monai.{module}")
     except ImportError as error:
         raise ConfigError(
-            [Fault("data.volume", f"volumes need MONAI, but it cannot be imported ({error}); install monai")]
-        ) from error
+            [Fault("data.volume", f"volumes need MONAI, but it cannot be imported ({error}); install it on every "
+                   "machine: uv pip install 'monai>=1.4', or thresher with its extra `volume`")]
+        ) from error  # fmt: skip
 
 
 def volume_segmenter(

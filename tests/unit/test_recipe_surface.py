@@ -202,3 +202,13 @@ def test_views_are_turned_and_toned_with_their_labels() -> None:
     torch.manual_seed(3)
     seen = recipe.augmented(view)
     assert torch.equal(seen.image[:, 0] > 0, seen.label == 1) and not torch.equal(seen.label, label)
+
+
+def test_volumes_say_what_they_need_and_images_need_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr("trainable.models_3d.importlib.import_module", missing)
+    assert made().build()["net"] is not None
+    with pytest.raises(ConfigError, match="extra `volume`"):
+        made(3, crop_size=32).build()
