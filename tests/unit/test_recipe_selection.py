@@ -122,3 +122,13 @@ def test_the_fairness_loss_acts_in_freematch_alone() -> None:
             state["selection/labels/histogram"],
         )
         assert fair < 0 and torch.allclose(extra, 0.5 * fair, atol=1e-5)
+
+
+def test_a_threshold_that_every_pixel_passes_is_named_unless_it_is_0_on_purpose() -> None:
+    def warned(**train: object) -> list[str | None]:
+        return [r.check({}, {}) for r in made(PerClassThresholds, **train).rules() if r.name == "vacuous_threshold"]
+
+    (text,) = warned(threshold={"a": 0.3, "b": 0.9, "c": 0.0})
+    assert text is not None and "threshold.a=0.3" in text and "threshold.b" not in text and "threshold.c" not in text
+    assert warned(threshold=0.34) == [] and warned(threshold=0.0) == []
+    assert warned(threshold=0.3, threshold_mode="freematch") == []

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainable import losses, schedules
+from trainable import health, losses, schedules
 from trainable.config import PixelRecipeConfig, per_class
 from trainable.data.augment import mix
 from trainable.knob import Section, knob
@@ -229,6 +229,16 @@ class SelectingRecipe(PixelRecipe[S]):
         probabilities = mean_probabilities(self.heads(net, image))
         net.train(training)
         return probabilities
+
+    def rules(self) -> list[health.Rule]:
+        """The shared rules, and a threshold that every pixel passes."""
+        floor = 1.0 / self.task.num_classes
+        given = self.cfg.threshold_mode in ("fixed", "per_class", "linear_ramp")
+        passed = [f"threshold.{c}={t:g}" for c, t in self._named_thresholds() if given and 0 < t <= floor]
+        if not passed:
+            return super().rules()
+        text = f"the likeliest class of a pixel has at least {floor:.3f}, so every pixel passes {', '.join(passed)}"
+        return [*super().rules(), health.Rule("vacuous_threshold", lambda record, memory: text, "warn")]
 
     def _named_thresholds(self) -> list[tuple[str, float]]:
         return list(zip(self.task.class_names, self.thresholds().tolist(), strict=True))
