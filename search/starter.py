@@ -87,7 +87,7 @@ def _data_lines(folder: Path, layout: Layout, group_by: str | None) -> list[str]
         found.append(f"  classes: {table:<24}# row = class id: {', '.join(layout.classes.names)}")
     pattern = group_by or looks_like_patches(list(layout.images)) or None
     if pattern is not None:
-        found.append(f"  group_by: {_quoted(pattern)}   # what makes one photo; one photo never stands on two sides")
+        found.append(f"  group_by: {_quoted(pattern):<22} # what makes one photo; one photo never stands on two sides")
     elif layout.photo_of is None:
         found.append("  group_by: none    # each image stands alone; else a pattern for the photo's name")
     if layout.kind == "points":

@@ -26,8 +26,20 @@ def read_run(run: str) -> tuple[Store, RunState]:
     """
     store = open_store(run)
     if not store.list(EVENTS):
-        raise ConfigError([Fault(run, "must be a run directory or its URI, but holds no events; correct the path")])
+        message = f"must be a run directory or its URI, but {_instead(store)}; correct the path"
+        raise ConfigError([Fault(run, message)])
     return store, RunLog.open(store).state
+
+
+def _instead(store: Store) -> str:
+    """What is there where a run should be, and which runs are near it."""
+    path = store.path
+    if path is None:
+        return "holds no events"
+    inside = path if path.is_dir() else path.parent
+    runs = sorted(found.parent for found in inside.glob(f"*/{EVENTS}"))[:5] if inside.is_dir() else []
+    near = f"; there are {', '.join(str(found) for found in runs)}" if runs else ""
+    return f"{'holds no events' if path.is_dir() else 'is not there'}{near}"
 
 
 def status(run: str) -> dict[str, Any]:

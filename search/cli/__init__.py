@@ -15,26 +15,32 @@ import typer
 from trainable.errors import ThresherError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("search.cli.demo:demo", "Search over generated scenes, from nothing to a table, in minutes."),
+    "demo": ("search.cli.demo:demo", "Search over generated scenes, from nothing to a table."),
     "init": ("search.cli.start:init", "Write a commented sweep file for a folder of images."),
     "recipes": ("search.cli.catalog:recipes", "List the training systems, or the knobs of one."),
     "spaces": ("search.cli.catalog:spaces", "List the named search spaces."),
     "knobs": ("search.cli.catalog:knobs", "List every hyperparameter: default, legal range, search range."),
     "data": ("search.cli.data:app", "Check, index or synthesize a data set."),
     "preview": ("search.cli.sweeps:preview", "Say what a sweep would run, and what it would cost."),
-    "sweep": ("search.cli.sweeps:sweep", "Search."),
+    "sweep": ("search.cli.sweeps:sweep", "Run a search, as its sweep file says."),
     "status": ("search.cli.look:status", "Say where a run stands."),
     "resume": ("search.cli.sweeps:resume", "Go on with a run, from its directory alone."),
     "stop": ("search.cli.look:stop", "Ask a run, or one of its trials, to stop."),
     "table": ("search.cli.look:table", "Print the trials, or check the tables against the record."),
-    "report": ("search.cli.results:report", "Write report.html: curves, parameters, importance; and pictures."),
-    "confirm": ("search.cli.results:confirm", "Train the best and the baselines again over several seeds."),
+    "report": ("search.cli.results:report", "Write report.html, and its charts as pictures and tables."),
+    "confirm": ("search.cli.results:confirm", "Train the best and the baselines over several seeds."),
     "export": ("search.cli.look:export", "Write the best configuration as a file that `train` runs."),
-    "train": ("search.cli.single:train", "Run one configuration, without a search."),
+    "train": ("search.cli.single:train", "Train one configuration, without a search."),
     "predict": ("search.cli.single:predict", "Write masks for a folder of images."),
     "doctor": ("search.cli.start:doctor", "Check versions, devices, disk, storage and keys."),
     "wandb-sync": ("search.cli.results:wandb_sync", "Send a run's record to wandb, once."),
 }
+
+
+_EPILOG = """\
+First: `thresher demo`, or with images of your own `thresher init FOLDER`. Exit codes: 0 done, 1 nothing usable, 2 the
+input is wrong, 3 usable but trials failed, 130 Ctrl+C, 143 SIGTERM.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +70,7 @@ def build(named: str | None) -> typer.Typer:
     """The command line with one command loaded; the others are known by name and one line of help."""
     app = typer.Typer(
         name="thresher", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-        rich_markup_mode=None, help="Searches for semi-supervised segmentation that lose nothing.",
+        rich_markup_mode=None, help="Searches for semi-supervised segmentation that lose nothing.", epilog=_EPILOG,
     )  # fmt: skip
     app.callback()(_root)
     for name, (place, about) in COMMANDS.items():

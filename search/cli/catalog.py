@@ -25,7 +25,10 @@ def recipes(
         _print_knobs(name or "per_class", as_json=as_json)
         return
     if name is None:
-        print_rows([recipe_row(n) for n in RECIPES], ("recipe", "about", "presets", "source"), as_json=as_json)
+        shown = ("recipe", "about", "presets", "source")
+        print_rows([recipe_row(n) for n in RECIPES], shown, as_json=as_json, narrow=shown[:2])
+        if not as_json:
+            say("presets, slots and source of one: thresher recipes NAME")
         return
     row = recipe_row(name)
     if as_json:
@@ -55,7 +58,7 @@ def knobs(name: _NAME = None, as_json: Json = False) -> None:
 
 def _print_knobs(name: str, *, as_json: bool) -> None:
     rows = [knob_row(knob) for knob in knobs_of(get_recipe(name).config).values()]
-    print_rows(rows, _KNOB_COLUMNS, as_json=as_json)
+    print_rows(rows, _KNOB_COLUMNS, as_json=as_json, narrow=("knob", "default", "search", "about"))
 
 
 def knob_row(knob: Knob) -> dict[str, Any]:

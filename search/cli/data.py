@@ -43,7 +43,7 @@ def _print(report: CheckReport) -> None:
         print_rows(report.split_rows())
     if report.class_names:
         say("")
-        print_rows(report.class_rows())
+        print_rows(report.class_rows(), keys=2)
     for warning in report.warnings:
         say(f"note: {warning}")
     if report.ok:

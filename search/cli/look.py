@@ -88,7 +88,8 @@ def print_trials(
     plain = frame.astype(object).where(frame.notna(), None)
     rows: list[dict[str, Any]] = [dict(zip(plain.columns, row, strict=True)) for row in plain.itertuples(index=False)]
     params = [name for name in frame.columns if name.startswith("param.") and frame[name].notna().any()]
-    print_rows(rows, tuple(frame.columns) if every else (*_FEW, *params), as_json=as_json)
+    titles = {name: name.removeprefix("param.") for name in params}
+    print_rows(rows, tuple(frame.columns) if every else (*_FEW, *params), as_json=as_json, titles=titles)
 
 
 def _verify(run: str, *, as_json: bool) -> None:

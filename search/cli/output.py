@@ -12,6 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+LEAST_WRAPPED, GAP = 20, 2
+"""On a narrow terminal a text is wrapped to so many characters at the least; so many stand between columns."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Run = Annotated[str, typer.Argument(help="The run directory, or its URI.")]
 Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster; left out: this machine alone.")]
@@ -39,33 +42,85 @@ def print_json(value: Any) -> None:
 
 
 def print_rows(
-    rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = (), *, as_json: bool = False, title: str = ""
-) -> None:
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = (), *, as_json: bool = False, keys: int = 1,
+    narrow: Sequence[str] = (), titles: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
     """Print rows as a table, or all of their fields as JSON.
+
+    On a terminal that is too narrow, long texts are wrapped; where that does not help, columns stand below each other
+    in several tables.
 
     Args:
         rows: one mapping per row.
         columns: what the table shows, in order; left out: the first row's keys.
         as_json: print a JSON list instead.
-        title: a line above the table.
+        keys: so many columns stand in front of each of several tables.
+        narrow: columns for a terminal that is too narrow for all.
+        titles: of columns that are headed by something else than their name.
     """
     kept = list(rows)
     if as_json:
         print_json(kept)
         return
     names = list(columns) or (list(kept[0]) if kept else [])
-    cells = [[shown(row.get(name)) for name in names] for row in kept]
-    numeric = [any(isinstance(row.get(name), int | float) for row in kept) for name in names]
     out = console()
     if not out.is_terminal:
-        say(*([title] if title else []), *_aligned([names, *cells], numeric))
+        lines, numeric, _ = _cells(kept, names, titles or {})
+        say(*_aligned(lines, numeric))
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left")
-    for name, right in zip(names, numeric, strict=True):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
-    for line in cells:
-        table.add_row(*line)
-    out.print(table)
+    found = _cells(kept, names, titles or {})
+    if narrow and len(blocks(found[2], found[1], out.width, keys)) > 1:
+        names = list(narrow)
+        found = _cells(kept, names, titles or {})
+    _draw(out, *found, keys)
+
+
+def _cells(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], titles: Mapping[str, str]
+) -> tuple[list[list[str]], list[bool], list[int]]:
+    """Lines of cells, the heads first; which columns are numbers; and how wide each is."""
+    lines = [[titles.get(name, name) for name in names], *([shown(row.get(name)) for name in names] for row in rows)]
+    numeric = [any(isinstance(row.get(name), int | float) for row in rows) for name in names]
+    return lines, numeric, [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+
+def blocks(widths: Sequence[int], rigid: Sequence[bool], room: int, keys: int = 1) -> list[list[int]]:
+    """Columns in groups that fit beside each other, the key columns first in each.
+
+    Args:
+        widths: of the columns, in characters. rigid: those that are never wrapped. room: width of the terminal.
+        keys: number of key columns.
+
+    >>> blocks([5, 8, 8, 8], [True] * 4, 26), blocks([5, 8, 80], [False] * 3, 40)
+    ([[0, 1, 2], [0, 3]], [[0, 1, 2]])
+    """
+    least = [width if stiff else min(width, LEAST_WRAPPED) for width, stiff in zip(widths, rigid, strict=True)]
+    head = list(range(min(keys, len(widths))))
+    groups, used = [list(head)], sum(least[i] + GAP for i in head) - GAP
+    for index in range(len(head), len(widths)):
+        if used + GAP + least[index] > room and len(groups[-1]) > len(head):
+            groups.append(list(head))
+            used = sum(least[i] + GAP for i in head) - GAP
+        groups[-1].append(index)
+        used += GAP + least[index]
+    return groups
+
+
+def _draw(
+    out: Console, lines: Sequence[Sequence[str]], numeric: Sequence[bool], widths: Sequence[int], keys: int
+) -> None:
+    for group in blocks(widths, numeric, out.width, keys):
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        for index in group:
+            stiff = numeric[index] or widths[index] <= LEAST_WRAPPED
+            table.add_column(
+                lines[0][index], justify="right" if numeric[index] else "left", overflow="fold",
+                min_width=widths[index] if stiff else LEAST_WRAPPED,
+            )  # fmt: skip
+        for line in lines[1:]:
+            table.add_row(*(line[index] for index in group))
+        out.print(table)
+        out.print()
 
 
 def _aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
