@@ -256,8 +256,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     item.config.stash[_BOOK].note(item, outcome.get_result())
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.getoption("--write-faults"):
-        sources = marks()
-        old = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-        PAGE.write_text(written(old, session.config.stash[_BOOK].entries(sources), sources), encoding="utf-8")
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Writes the page, or says which of its lines are not what was seen in this run."""
+    sources = marks()
+    seen = config.stash[_BOOK].entries(sources)
+    old = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    if config.getoption("--write-faults"):
+        PAGE.write_text(written(old, seen, sources), encoding="utf-8")
+        return
+    shown = parse(old)
+    for row, test in sorted(key for key, entry in seen.items() if key in shown and shown[key].seen != entry.seen):
+        terminalreporter.write_line(f"tests/FAULTS.md, row {row}: {test} saw something else; see --write-faults")

@@ -2,7 +2,7 @@
 
 `<storage>/toy.json`, or THRESHER_TOY, says what it should do:
 `{"sleep": 0.01, "trials": {"3": {"what": "kill", "at": 7, "times": 1}}}`.
-`what` is one of kill, raise, oom, assert, nan, hang, full, exit; fill: fills the storage up to `leave` bytes;
+`what` is one of kill, raise, oom, assert, busy, nan, hang, full, exit; fill: fills the storage up to `leave` bytes;
 memory: allocates beyond the limit of the control group `group`; unmeasured: no objective from that step on. `at` is a
 step; `times` is in how many attempts (default 1). `"*"` stands for every trial. Checkpoints are JSON, written whole and
 `pad` bytes larger than they need be; it goes on from them exactly. `wide` adds so many metrics to each record.
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from search.gpu_gate import DeviceBusy
 from trainable.errors import TrainingDiverged
 from trainable.state import Outcome, Report
 
@@ -130,6 +131,8 @@ def _trouble(folder: Path, plan: dict[str, Any], step: int) -> None:
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     elif what == "assert":
         raise RuntimeError("CUDA error: device-side assert triggered")
+    elif what == "busy":
+        raise DeviceBusy("only 3% of the GPU's memory is free; it is held by pid 4711 (python3, 20000 MiB)")
     elif what == "fill":
         _fill(folder.parents[2] / "ballast", wanted.get("leave", 0))
     elif what == "memory":

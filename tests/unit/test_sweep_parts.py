@@ -44,6 +44,18 @@ from trainable.state import Outcome, Report
 # ---- failures ----
 
 
+@pytest.mark.fault(
+    25, 27,
+    how=(
+        "the errors that torch and the system raise: CUDA and ECC errors, MemoryError, a full /dev/shm, "
+        "and others"
+    ),
+    saw=(
+        "each gets its name (device, host_memory, ...) and its hint; only those that a fresh process can "
+        "mend are tried again"
+    ),
+    seam=True,
+)
 @pytest.mark.parametrize(
     ("error", "step", "kind", "retry"),
     [
