@@ -7,6 +7,7 @@ import io
 import json
 import os
 import platform
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -128,8 +129,12 @@ def memory_group(megabytes: int) -> Iterator[Path | None]:
             continue
         try:
             (group / limit).write_text(str(megabytes * 2**20))
-            yield group
-            return
+            for more, most in (("memory.memsw.limit_in_bytes", megabytes * 2**20), ("memory.swap.max", 0)):
+                with contextlib.suppress(OSError):
+                    (group / more).write_text(str(most))
+            if subprocess.run(["sh", "-c", f"echo $$ > {group}/cgroup.procs"], check=False).returncode == 0:
+                yield group
+                return
         except OSError:
             continue
         finally:
