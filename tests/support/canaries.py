@@ -66,7 +66,9 @@ def leaks(folders: Iterable[Path], but: Iterable[Path] = ()) -> list[str]:
             if path in kept or path.is_symlink() or not path.is_file():
                 continue
             try:
-                lines = {f"{name} in {around(content, name)}" for content in _readings(path) for name in found_in(content)}
+                lines = {
+                    f"{name} in {around(content, name)!r}" for content in _readings(path) for name in found_in(content)
+                }
             except FileNotFoundError:
                 continue
             found += [f"{path}: {line}" for line in sorted(lines)]
