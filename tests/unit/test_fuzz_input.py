@@ -120,6 +120,11 @@ def put(document: dict[str, Any], seed: int, value: Any) -> None:
 PLACES = st.lists(st.tuples(st.integers(0, 10**6), VALUES), min_size=1, max_size=3)
 
 
+@pytest.mark.fault(
+    44,
+    how="random values at random keys of a sweep file, through the commands",
+    saw="an answer in words with an exit code; no traceback",
+)
 def test_any_value_in_a_sweep_file(world: Path, folder: Path) -> None:
     @settings(max_examples=EXAMPLES)
     @given(PLACES, st.sampled_from([CHECK, PREVIEW, START]))
@@ -274,6 +279,11 @@ def write_picture(path: Path, picture: tuple[str, str, tuple[int, int], int, byt
         path.write_bytes(content)
 
 
+@pytest.mark.fault(
+    37,
+    how="random pictures and random bytes as images and masks, through the commands",
+    saw="an answer in words with an exit code; no traceback",
+)
 @pytest.mark.parametrize("kind", ["masks", "images"])
 def test_any_picture(kind: str, world: Path, folder: Path) -> None:
     names = sorted((world / "scenes" / kind).iterdir())
