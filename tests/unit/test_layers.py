@@ -37,7 +37,8 @@ search.metric_columns search.schema search.checks search.config
 search.events search.trial_record search.run_state search.records search.store search.patient_log
 search.tables search.catching_up
 search.failure search.messages search.suggestion search.known search.scheduler search.searcher
-search.slots search.gpu_gate search.flags search.stop_question search.folder_lock search.mirror search.trial_folder search.trial
+search.slots search.gpu_gate search.flags search.stop_question search.folder_lock search.mirror
+search.trial_folder search.trial
 search.cluster search.preflight search.control search.verdicts search.driver search.tune_hooks
 search.wandb_key
 search.progress search.keeping search.tracking search.opening search.running search.watchers search.notify
