@@ -290,11 +290,10 @@ def placed(faults: Iterable[Fault], document: Document, prefix: str = "") -> lis
     found = []
     for fault in faults:
         dotted = ".".join(part for part in (prefix, fault.where.strip(":").replace(":", ".")) if part)
-        if dotted and dotted.split(".")[0] not in SweepConfig.model_fields and not prefix:
-            known = document.place(dotted) != document.name
-            found.append(Fault(f"{document.place(dotted)}:{dotted}", fault.message) if known else fault)
-            continue
         place = document.place(dotted) if dotted else document.name
+        if dotted and dotted.split(".")[0] not in SweepConfig.model_fields and not prefix and place == document.name:
+            found.append(fault)
+            continue
         where = place if not dotted or place.endswith(f" {dotted}") else f"{place}:{dotted}"
         found.append(Fault(where, fault.message))
     return found

@@ -21,7 +21,7 @@ Source = Annotated[Path, typer.Argument(help="A sweep file, a configuration, or 
 Leak = Annotated[bool, typer.Option("--allow-leak", help="Accept a photo on both sides of a split.")]
 
 
-@app.command()
+@app.command(short_help="Count splits and classes; 2 if anything must be mended.")
 def check(source: Source, sets: Sets = None, allow_leak: Leak = False, as_json: Json = False) -> None:
     """Count splits and classes, and refuse what would spoil a search; 2 if anything must be mended."""
     section, supervised = load_data(source, sets or ())
@@ -50,7 +50,7 @@ def _print(report: CheckReport) -> None:
         say(f"nothing is wrong; data_hash {report.data_hash[:16]}")
 
 
-@app.command()
+@app.command(short_help="Decode every image into the cache of all trials.")
 def index(source: Source, sets: Sets = None) -> None:
     """Decode every image once into the cache that all trials share; a search does it by itself."""
     section, _ = load_data(source, sets or ())
@@ -59,7 +59,7 @@ def index(source: Source, sets: Sets = None) -> None:
     say(f"{len(manifest.items)} images are decoded; data_hash {manifest.data_hash[:16]}")
 
 
-@app.command()
+@app.command(short_help="Write generated land-cover scenes.")
 def synth(
     directory: Annotated[Path, typer.Argument(help="Where the data set is written.")],
     photos: Annotated[int, typer.Option(help="Photos; about one in six each for val and test.")] = 12,

@@ -118,5 +118,7 @@ def export(
         say(f"{study}: an Optuna study of {count} trials (sqlite:///{study})")
         return
     found = export_config(run, trial, output)
-    say(f"{found.path}: trial {found.trial.number} ({found.trial.source}), {shown(found.trial.best_value)}. Next:",
+    metric = (found.config.provenance or {}).get("metric") or "objective"
+    value = f"{metric} {shown(found.trial.best_value)}"
+    say(f"{found.path}: trial {found.trial.number} ({found.trial.source}), {value}. Next:",
         f"  thresher train {found.path}")  # fmt: skip

@@ -86,7 +86,11 @@ def resume(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Start failed trials again.")] = False,
     address: Address = None, insecure: Insecure = False,
 ) -> None:  # fmt: skip
-    """Go on with a run: after a stop, a crash or a kill, on this machine or another, or with more trials."""
+    """Go on with a run: after a stop, a crash or a kill, on this machine or another, or with more trials.
+
+    --set may change what leaves the trials comparable: resources.*, search.trials, search.max_hours,
+    search.max_concurrent, tracking.*, data.root (the same data elsewhere), and space.
+    """
     _, state = read_run(run)
     options = Options(address=address, insecure=insecure)
     kind = state.run.get("config", {}).get(KIND)

@@ -258,6 +258,8 @@ def test_a_single_configuration_names_its_own_objective(folder: Path) -> None:
         load_run(folder / "one.yaml")
     (folder / "one.yaml").write_text(f"{plain}\nobjective: val/f1\n")
     assert load_run(folder / "one.yaml")[0].objective == "val/f1"
+    with pytest.raises(ConfigError, match=r"^--set objective: objective must be "):
+        load_run(folder / "one.yaml", ["objective=val/f2"])
 
 
 def test_a_knob_given_twice_is_refused_however_it_is_written(folder: Path) -> None:

@@ -82,6 +82,12 @@ def test_the_help_says_every_command_in_one_whole_line() -> None:
     assert "thresher init FOLDER" in text and "143 SIGTERM" in " ".join(text.split())
 
 
+def test_the_help_of_data_has_whole_lines_too() -> None:
+    text = CliRunner().invoke(build("data"), ["data", "--help"], env={"COLUMNS": "80"}).output
+    commands = text.split("Commands:")[1]
+    assert "..." not in commands and all(f"  {name} " in commands for name in ("check", "index", "synth"))
+
+
 def test_a_path_that_is_no_run_is_answered_with_the_runs_near_it(tmp_path: Path) -> None:
     unbroken(open_store(tmp_path / "runs" / "dubai"))
     for wrong, words in (("runs", "holds no events"), ("runs/dubay", "is not there")):
