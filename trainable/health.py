@@ -22,11 +22,13 @@ class Rule:
         name: column `health.<name>` and, where it stops a run, its stop reason.
         check: (record, memory) to a message where the rule is broken, else None; may change the memory.
         action: `warn` or `stop`.
+        sign: memory to what is said when the rule is about to be broken, once; None where there is nothing to say.
     """
 
     name: str
     check: Callable[[Record, Memory], str | None]
     action: Action
+    sign: Callable[[Memory], str | None] = lambda memory: None
 
 
 def _streak(memory: Memory, hit: bool) -> float:
@@ -45,6 +47,8 @@ def st_inactive(evaluations: int, action: Action, start_step: int, threshold: st
     >>> empty = {"step": 10.0, "st/pixels_seen": 100.0, "st/pixels_selected": 0.0}
     >>> rule.check(empty, memory), rule.check(empty, memory)
     (None, 'no pixel was selected in 2 evaluations in a row with threshold=0.95; lower the thresholds')
+    >>> rule.sign({"streak": 1.0})
+    'no pixel was selected with threshold=0.95; after 2 evaluations like this one the run stops'
     """
 
     def check(record: Record, memory: Memory) -> str | None:
@@ -57,7 +61,13 @@ def st_inactive(evaluations: int, action: Action, start_step: int, threshold: st
             f"no pixel was selected in {streak:.0f} evaluations in a row with {threshold}; lower the thresholds"
         )
 
-    return Rule("st_inactive", check, action)
+    def sign(memory: Memory) -> str | None:
+        if memory.get("streak") != 1 or evaluations == 1:
+            return None
+        then = "the run stops" if action == "stop" else "the rule st_inactive is broken"
+        return f"no pixel was selected with {threshold}; after {evaluations} evaluations like this one {then}"
+
+    return Rule("st_inactive", check, action, sign)
 
 
 def gap(limit: float) -> Rule:

@@ -252,6 +252,8 @@ class Session:
             memory = self.state.health.setdefault(rule.name, {})
             message = rule.check({**report.record, "step": float(report.step)}, memory)
             if message is None:
+                if (sign := rule.sign(memory)) is not None:
+                    self._tell(message=f"{rule.name}: {sign}")
                 continue
             self.state.broken.setdefault(rule.name, float(report.step))
             self._tell(message=f"{rule.name}: {message}")

@@ -217,10 +217,17 @@ def test_self_training_that_selects_nothing_is_stopped_with_the_threshold_named(
     outcome = train(
         configured("per_class", threshold=0.999999, health={"st_inactive_evals": 2}), tmp_path,
         observer=lambda progress: messages.append(progress.message),
+@pytest.mark.fault(
+    30,
+    how="real training with a threshold of 0.999999",
+    saw="a warning at the first empty evaluation, STOPPED (st_inactive) at the second; both name threshold.a=0.999999",
+)
     )  # fmt: skip
     assert (outcome.state, outcome.stop_reason) == ("STOPPED", "st_inactive")
     assert outcome.health["st_inactive"] == 8
-    assert any("threshold.a=0.999999" in m for m in messages)
+    warned, broken = [m for m in messages if m.startswith("st_inactive")]
+    assert "after 2 evaluations like this one the run stops" in warned and "2 evaluations in a row" in broken
+    assert "threshold.a=0.999999" in warned and "threshold.a=0.999999" in broken
 
 
 @pytest.mark.parametrize("recipe", ["two_phase", "per_class", "supervised"])
