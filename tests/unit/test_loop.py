@@ -204,6 +204,11 @@ def test_patience_may_only_warn(tmp_path: Path) -> None:
     assert outcome.state == "COMPLETE"
 
 
+@pytest.mark.fault(
+    28,
+    how="real training with a learning rate of 10 and no gradient clip",
+    saw="DIVERGED within 60 steps, with step, lr and every part of the loss",
+)
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_best(tmp_path: Path) -> None:
     exploding = {"lr": 10.0, "warmup_steps": 0, "weight_decay": 1.0}
     outcome, _ = run_whole("supervised", tmp_path, optimizer=exploding, grad_clip=0, steps=60)
@@ -212,16 +217,16 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_best(tmp_path: Path
     assert outcome.step < 60
 
 
-def test_self_training_that_selects_nothing_is_stopped_with_the_threshold_named(tmp_path: Path) -> None:
-    messages: list[str] = []
-    outcome = train(
-        configured("per_class", threshold=0.999999, health={"st_inactive_evals": 2}), tmp_path,
-        observer=lambda progress: messages.append(progress.message),
 @pytest.mark.fault(
     30,
     how="real training with a threshold of 0.999999",
     saw="a warning at the first empty evaluation, STOPPED (st_inactive) at the second; both name threshold.a=0.999999",
 )
+def test_self_training_that_selects_nothing_is_stopped_with_the_threshold_named(tmp_path: Path) -> None:
+    messages: list[str] = []
+    outcome = train(
+        configured("per_class", threshold=0.999999, health={"st_inactive_evals": 2}), tmp_path,
+        observer=lambda progress: messages.append(progress.message),
     )  # fmt: skip
     assert (outcome.state, outcome.stop_reason) == ("STOPPED", "st_inactive")
     assert outcome.health["st_inactive"] == 8
@@ -259,6 +264,11 @@ def test_training_never_reads_the_mask_of_an_unlabeled_image(tmp_path: Path, mon
     assert read and not read & set(opened[0].splits["unlabeled"])
 
 
+@pytest.mark.fault(
+    19,
+    how="a run folder whose checkpoint was made with another batch size",
+    saw="refused: `train.batch_size is 2 there and 4 here`",
+)
 def test_a_checkpoint_of_another_configuration_is_refused_with_both_values(tmp_path: Path) -> None:
     run_whole("supervised", tmp_path)
     with pytest.raises(Exception, match=r"train\.batch_size is 2 there and 4 here"):
