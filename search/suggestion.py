@@ -80,10 +80,11 @@ def baselines(
     base: Mapping[str, Any],
     class_names: Iterable[str],
 ) -> tuple[Baseline, ...]:
-    """The recipe's defaults and documented configurations, in the order in which they run.
+    """The recipe's defaults and documented configurations, in the order in which they run, none of them twice.
 
-    Each is defaults < preset < `train:`. What makes the trials of a search comparable (length, evaluation, health
-    rules, excluded classes) is that of the search.
+    A documented configuration that comes to the same as an earlier one is left out: training it again under common
+    random numbers would give the same curve. Each is defaults < preset < `train:`. What makes the trials of a search
+    comparable (length, evaluation, health rules, excluded classes) is that of the search.
 
     Args:
         config: the recipe's configuration class.
@@ -105,7 +106,9 @@ def baselines(
     found = [Baseline(DEFAULT, resolve(config, train=fixed, class_names=names).model_dump(mode="json"))]
     for name, values in presets.items():
         made = resolve(config, preset=values, train=fixed, class_names=names, where=f"train (preset {name})")
-        found.append(Baseline(f"{PRESET}{name}", made.model_dump(mode="json")))
+        plain = made.model_dump(mode="json")
+        if all(plain != earlier.config for earlier in found):
+            found.append(Baseline(f"{PRESET}{name}", plain))
     return tuple(found)
 
 

@@ -428,6 +428,17 @@ def test_baselines_are_measured_by_the_yardstick_of_the_search() -> None:
     assert (flat["exclude_classes"], flat["grad_clip"]) == (["road"], 1.0)
 
 
+def test_a_preset_that_comes_to_the_same_as_an_earlier_baseline_is_not_trained_again() -> None:
+    presets = {"same": {"grad_clip": 1.0}, "own": {"grad_clip": 2.0}, "again": {"grad_clip": 2.0}}
+    train = {"threshold": 0.8}
+    found = baselines(
+        PerClassConfig, presets, train=train | {"grad_clip": 3.0}, base=base_config(), class_names=analytic.CLASSES
+    )
+    assert [baseline.source for baseline in found] == ["default"], "what the sweep fixes makes them all alike"
+    found = baselines(PerClassConfig, presets, train=train, base=base_config(), class_names=analytic.CLASSES)
+    assert [baseline.source for baseline in found] == ["default", "preset:same", "preset:own"]
+
+
 @pytest.mark.fault(
     22,
     how="a space that changes between two generations",
