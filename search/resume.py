@@ -7,6 +7,7 @@ import fnmatch
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +66,30 @@ def resume(
     setting = options.examine(config)
     _same_data(before, setting, config)
     space = space_of(config, setting) if "space" in changed else None
-    log = PatientLog.resume(store, host=host_name(), pid=os.getpid(), set=changed, total=total)
-    with log:
-        mend(log)
-        if space is not None:
-            _new_generation(log, config, space)
-        if retry_failed:
-            reopen_failed(log)
-        if nothing_left(log.state, total):
-            return _closed_at_once(log, config)
+    if space is not None:
+        asker_of(config, space, opened_with(before))
+    store.refuse_if_held()
+    with ExitStack() as owning:
+
+        def own() -> PatientLog:
+            """Becomes the owner, and records what was given: from here on nothing of it is refused."""
+            log = PatientLog.resume(store, host=host_name(), pid=os.getpid(), set=changed, total=total)
+            owning.enter_context(log)
+            mend(log)
+            if space is not None:
+                _new_generation(log, config, space)
+            if retry_failed:
+                reopen_failed(log)
+            return log
+
+        if nothing_left(before, total) and not (retry_failed and _failed(before)):
+            return _closed_at_once(own(), config)
         with options.cluster() as cluster:
             slots_of(config, cluster)
             check_seen_everywhere(store, config.data.root, cluster)
+            log = own()
+            if nothing_left(log.state, total):
+                return _closed_at_once(log, config)
             result = _run(log, config, total, cluster, options)
     notify(config, result)
     return result
@@ -159,7 +172,7 @@ def differences(state: RunState, config: SweepConfig) -> tuple[str, ...]:
 
 def reopen_failed(log: PatientLog) -> list[int]:
     """Makes failed trials wait to go on from their last checkpoints; returns their numbers."""
-    failed = [trial.number for trial in log.state.trials.values() if trial.state is TrialState.FAILED]
+    failed = _failed(log.state)
     for number in failed:
         trial = log.state.trials[number]
         log.append(
@@ -167,6 +180,10 @@ def reopen_failed(log: PatientLog) -> list[int]:
         )
         log.append("paused", trial=number, attempt=trial.attempts, step=trial.step, reason="retry_failed")
     return failed
+
+
+def _failed(state: RunState) -> list[int]:
+    return [trial.number for trial in state.trials.values() if trial.state is TrialState.FAILED]
 
 
 def nothing_left(state: RunState, total: int) -> bool:

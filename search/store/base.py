@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Self
 from search.events import Event, check_fields, natural, utc
 from search.store.clock import Clock
 from search.store.heartbeat import Heartbeat
-from search.store.lease import Lease, LeaseFile, acquire
+from search.store.lease import Lease, LeaseFile, acquire, held, liveness
 from trainable.errors import StoreError
 
 EVENTS = "events"
@@ -222,6 +223,16 @@ class Store(ABC):
             if heartbeat:
                 self._heartbeat = Heartbeat(self.tick)
                 self._heartbeat.start()
+
+    def refuse_if_held(self) -> None:
+        """Looks whether somebody certainly owns the run; nothing is written, and nothing waited for.
+
+        Raises:
+            LeaseHeldError: as `acquire`.
+        """
+        found = self._lease_file().read()
+        if found is not None and self._lease is None and liveness(found[0], self.clock) == math.inf:
+            raise held(self.uri, found[0], self.clock)
 
     def tick(self) -> None:
         """Renews the lease when it is due; called every half second.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import random
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -248,6 +251,42 @@ def test_any_damage_to_a_run_is_answered_in_words(world: Path, folder: Path) -> 
 
     any_damage()
     assert list((folder / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--set", "resources.cpus_per_worker=64"), "64"),
+        (("--set", "resources.workers_per_trial=9", "--retry-failed"), "9"),
+        (("--set", "space={st.weight: {low: 5, high: 1}}"), "space"),
+        (("--add-trials", "-1"), "add_trials=-1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_had_is_refused_before_anything_is_recorded(
+    options: tuple[str, ...], says: str, world: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def small(*args: Any, **given: Any) -> Iterator[Any]:
+        yield SimpleNamespace(nodes=[{"CPU": 2.0}], own=True, shared=False, temp=folder)
+
+    monkeypatch.setattr(search.running, "connected", small)
+    shutil.copytree(world / "runs", folder / "runs")
+    before = fuzz.tree(folder / "runs")
+    answer = fuzz.command("resume", str(folder / "runs" / "tiny"), *options)
+    assert answer.code == 2 and says in answer.text, answer
+    assert fuzz.tree(folder / "runs") == before
+
+
+def test_a_run_that_somebody_owns_is_refused_before_ray_is_started(world: Path, folder: Path) -> None:
+    shutil.copytree(world / "runs", folder / "runs")
+    store = open_store(folder / "runs" / "tiny")
+    store.acquire(heartbeat=False)
+    before = fuzz.tree(folder / "runs")
+    answer = fuzz.command("resume", str(folder / "runs" / "tiny"))
+    assert answer.code == 2 and f"pid={os.getpid()}" in answer.text, answer
+    assert fuzz.tree(folder / "runs") == before
+    store.release()
+    assert fuzz.command("resume", str(folder / "runs" / "tiny")).code is None
 
 
 def test_an_error_that_names_a_file_whose_name_is_no_text_is_recorded_and_shown(world: Path, folder: Path) -> None:
