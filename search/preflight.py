@@ -30,14 +30,23 @@ def check_storage(store: Store) -> None:
         raise ConfigError([Fault("storage", str(error))]) from error
 
 
-def check_seen_everywhere(store: Store, data_root: str, cluster: Cluster) -> None:
+def check_seen_everywhere(store: Store, data_root: str, cluster: Cluster, workers: int = 1) -> None:
     """Where there are several machines, each must see the run's folder and the data.
+
+    Args:
+        store: the run. data_root: of the images. cluster: where trials run. workers: of one trial.
 
     Raises:
         ConfigError: one does not.
     """
     if not cluster.shared:
         return
+    if store.path is None and workers > 1:
+        message = (
+            "the workers of one trial may stand on several machines and share its folder, which object storage is not; "
+            f"it must be 1, but got workers_per_trial={workers}; or put storage on a folder that every node sees"
+        )
+        raise ConfigError([Fault("resources.workers_per_trial", message)])
     probe = f"control/.probe-{random.getrandbits(32):08x}"
     paths = [data_root] if Path(data_root).is_absolute() else []
     if store.path is not None:

@@ -86,7 +86,7 @@ def resume(
             return _closed_at_once(own(), config)
         with options.cluster() as cluster:
             slots_of(config, cluster)
-            check_seen_everywhere(store, config.data.root, cluster)
+            check_seen_everywhere(store, config.data.root, cluster, config.resources.workers_per_trial)
             log = own()
             if nothing_left(log.state, total):
                 return _closed_at_once(log, config)

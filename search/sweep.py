@@ -68,7 +68,7 @@ def start_sweep(config: SweepConfig, *, fresh: bool = False, options: Options | 
     options.check_weights(starts)
     with options.cluster() as cluster:
         slots_of(config, cluster)
-        check_seen_everywhere(store, config.data.root, cluster)
+        check_seen_everywhere(store, config.data.root, cluster, config.resources.workers_per_trial)
         log = PatientLog.create(store, **opened(config, setting, space))
         with log:
             result = _run(log, config, setting, cluster, options)

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import ray
@@ -24,6 +26,7 @@ import ray
 from search.cluster import Cluster, alive_nodes, check_safe, connected
 from search.preflight import check_seen_everywhere
 from search.store import open_store
+from search.store.base import Store
 from search.sweep import start_sweep
 from tests.support.drive import NAME, toy_config, toy_options
 from tests.support.drivers import PATIENCE_S, TOKEN, Zygote, state_of
@@ -88,6 +91,17 @@ def test_on_several_machines_each_must_see_the_run_and_the_data(
     with pytest.raises(ConfigError, match="every node must see it"):
         check_seen_everywhere(store, str(tmp_path / "data"), cluster)
     assert store.list() == []
+
+
+def test_workers_of_one_trial_share_a_folder_that_several_machines_see(
+    shared_ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cluster, "shared", True)
+    cluster, objects = Cluster(False, tmp_path), cast(Store, SimpleNamespace(path=None))
+    check_seen_everywhere(objects, str(tmp_path), cluster, workers=1)
+    check_seen_everywhere(open_store(tmp_path / "run"), str(tmp_path), cluster, workers=2)
+    with pytest.raises(ConfigError, match="must be 1, but got workers_per_trial=2"):
+        check_seen_everywhere(objects, str(tmp_path), cluster, workers=2)
 
 
 _JOIN = """
