@@ -111,6 +111,7 @@ def test_every_fault_is_reported_at_once_with_what_was_given() -> None:
 @pytest.mark.parametrize("value", [1.0, -0.1, float("nan"), "high", True])
 def test_a_threshold_outside_its_range_is_refused(value: Any) -> None:
     assert "threshold" in faults(threshold={"road": value})[0]
+    assert len(faults(threshold={"default": value})) == 1, "what is wrong alone makes nothing else wrong"
 
 
 def test_a_search_range_outside_the_legal_one_is_a_mistake_of_the_recipe() -> None:

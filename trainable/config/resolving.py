@@ -122,9 +122,9 @@ def resolve(
     base = unflatten(scaled(defaults, knobs, own=own, fixed=fixed_over_defaults))
     over = unflatten(scaled(flatten(documented), knobs, own=preset_own, fixed=fixed))
     nested = merge(merge(base, _known_classes(over, knobs, names)), user)
+    wrong_classes = list(_class_faults(nested, knobs, names, where)) if names else []
     faults, made = _validated(config, nested, base, where, knobs)
-    if names:
-        faults += _class_faults(nested, knobs, names, where)
+    faults += wrong_classes
     if faults or made is None:
         raise ConfigError(faults)
     return made
