@@ -50,13 +50,16 @@ class FolderLock:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("a+", encoding="utf-8")
         end = time.monotonic() + self._wait_s
+        file = self._opened()
         while True:
             try:
                 _try_lock(file)
-                break
+                if self._is_there(file):
+                    break
+                # Whoever tidied up removed the folder between our opening the file and locking it.
+                file.close()
+                file = self._opened()
             except OSError:
                 if time.monotonic() >= end:
                     file.seek(0)
@@ -73,6 +76,17 @@ class FolderLock:
         file.flush()
         self._file = file
         return self
+
+    def _opened(self) -> IO[str]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.path.open("a+", encoding="utf-8")
+
+    def _is_there(self, file: IO[str]) -> bool:
+        """Whether the file that was locked is still the one that others would lock."""
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -71,6 +71,9 @@ class Mirror:
                     continue  # Replaced or deleted meanwhile: the next round sees it.
                 self._seen[name] = found[name]
             for name in [name for name in self._seen if name not in found]:
+                # A file that is being replaced is gone for a moment; a folder that is gone says nothing of the run.
+                if (self._directory / name).exists() or not self._directory.is_dir():
+                    continue
                 fault_point("mirror.delete")
                 self._store.delete(f"{self._prefix}/{name}")
                 del self._seen[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -69,15 +70,15 @@ def filesystem_of(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str
     if sys.platform == "win32":
         return "smbfs" if str(where).startswith("\\\\") else None
     try:
-        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = mounts.read_bytes().splitlines()
     except OSError:
         return None
     best: tuple[int, str | None] = (-1, None)
     for line in lines:
-        _, point, kind, *_ = [*line.split(" "), "", "", ""]
-        place = Path(point.encode("utf-8", "surrogateescape").decode("unicode_escape"))
+        _, point, kind, *_ = [*line.split(b" "), b"", b"", b""]
+        place = Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), point)))
         if where.is_relative_to(place) and len(place.parts) >= best[0]:
-            best = (len(place.parts), kind)
+            best = (len(place.parts), os.fsdecode(kind))
     return best[1]
 
 

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -166,7 +167,7 @@ class Publisher:
                 self._open.clear()
                 self._let_go()
                 _say(f"wandb: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-                refused = type(error).__name__ in _REFUSED or "401" in str(error)
+                refused = type(error).__name__ in _REFUSED or re.search(r"\b401\b", str(error)) is not None
                 if self.mode == "online" and (refused or attempt == ATTEMPTS - 2):
                     what = "does not take the key" if refused else "cannot be reached"
                     _say(f"{NOTICE}wandb {what}: this run is kept offline; `thresher wandb-sync` sends it later")

@@ -131,6 +131,9 @@ def check_fits(
 ) -> None:  # fmt: skip
     """Refuse a state that belongs to another network, recipe, data or seed.
 
+    A knob that only one of both knows came or went with another version of this program, where it had no effect or
+    its default's.
+
     Args:
         snapshot: the state. fingerprint: of this run. where: the run's folder.
         nets: this run's networks, so that shapes can be compared.
@@ -143,6 +146,7 @@ def check_fits(
         f"{key} is {found.get(key)!r} there and {fingerprint.get(key)!r} here"
         for key in sorted(found.keys() | fingerprint.keys())
         if found.get(key) != fingerprint.get(key)
+        and (not key.startswith("train.") or (key in found and key in fingerprint))
     ]
     differs += [] if nets is None else _other_shapes(snapshot.nets, nets)
     if differs:
@@ -216,10 +220,10 @@ def save_best(
 
 
 def _later(directory: Path, step: int, model: dict[str, Any]) -> Best | None:
-    """The best model that an earlier attempt of the same run left, of a later step than this; it must be whole."""
+    """The best model that an earlier attempt of the same run left, of this step or a later one; it must be whole."""
     try:
         best = _read_index(directory)
-        same = best.step > step and best.model == json.loads(json.dumps(model))
+        same = best.step >= step and best.model == json.loads(json.dumps(model))
         return load_best(directory)[0] if same else None
     except CheckpointError:
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -56,3 +57,21 @@ def largest(tensor: Tensor, world_size: int) -> Tensor:
     found = tensor.clone()
     dist.all_reduce(found, dist.ReduceOp.MAX)
     return found
+
+
+def first_of(record: Mapping[str, float | None], device: torch.device, world_size: int) -> dict[str, float | None]:
+    """The first worker's numbers, on every worker.
+
+    Args:
+        record: numbers by name, of the same names on every worker; None stays None.
+        device: that the workers send from. world_size: number of workers.
+
+    >>> first_of({"val/miou": 0.5, "val/auc": None}, torch.device("cpu"), 1)
+    {'val/miou': 0.5, 'val/auc': None}
+    """
+    if world_size == 1:
+        return dict(record)
+    numbers = [math.nan if value is None else value for value in record.values()]
+    sent = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.broadcast(sent, 0)
+    return {n: None if math.isnan(v) else v for n, v in zip(record, sent.tolist(), strict=True)}

@@ -14,6 +14,7 @@ from trainable.data.dataset import Dataset
 from trainable.data.items import hidden_mask
 from trainable.data.loaders import U8
 from trainable.data.random import stream_rng
+from trainable.errors import DataError
 from trainable.pseudo_labels import Target
 from trainable.pseudo_labels.target import label_accuracy_counts
 from trainable.recipes.interface import Examiner
@@ -162,10 +163,21 @@ def label_accuracy(
 
 
 def hidden_labels(data: Dataset, seed: int, number: int) -> dict[int, U8]:
-    """Labels of unlabeled images that happen to have a mask, of up to `number` of them, chosen by the seed."""
+    """Labels of unlabeled images that happen to have a mask, of up to `number` of them, chosen by the seed.
+
+    Nothing trains on them, so one that cannot be used is left out with a warning.
+    """
     chosen = sorted(stream_rng(seed, "hidden_labels", 0).permutation(len(data.hidden))[:number])
-    masks = {i: hidden_mask(data.manifest, data.manifest.items[i]) for i in (data.hidden[k] for k in chosen)}
-    return {position: mask for position, mask in masks.items() if mask is not None}
+    found: dict[int, U8] = {}
+    for position in (data.hidden[k] for k in chosen):
+        try:
+            mask = hidden_mask(data.manifest, data.manifest.items[position])
+        except DataError as error:
+            print(f"warning: pseudo-labels are not measured on this image: {error}", flush=True)
+        else:
+            if mask is not None:
+                found[position] = mask
+    return found
 
 
 def train_positions(data: Dataset, seed: int) -> list[int]:

@@ -52,7 +52,7 @@ def train(
                 return session.outcome(*ending)
             if reason is not None:
                 raise Interrupted
-            session.enter_phase()
+            session.enter_phase(should_stop)
             session.train_step()
             session.between_steps()
     except Interrupted:

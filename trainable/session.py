@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainable import checkpoint
 from trainable.batch_norm import check_batch
-from trainable.collective import average
+from trainable.collective import average, first_of
 from trainable.config import RecipeConfig, RunConfig, flatten, nearest, resolve
 from trainable.data.augment import make_views, to_device
 from trainable.data.dataset import Dataset, open_dataset
@@ -22,6 +22,7 @@ from trainable.data.loaders import U8
 from trainable.data.random import stream_rng, stream_seed
 from trainable.device import autocast, device_name, peak_memory_mb
 from trainable.errors import ConfigError, Fault, TrainingDiverged
+from trainable.evaluation import Interrupted
 from trainable.feed import Feed
 from trainable.meters import Meters, read
 from trainable.metrics.objective import Objective
@@ -37,6 +38,7 @@ from trainable.state import (
     Report,
     Snapshot,
     StopQuestion,
+    never_stop,
 )
 from trainable.targets import drop_targets, read_targets, save_output, write_targets
 from trainable.yardstick import Yardstick
@@ -101,13 +103,22 @@ class Session:
     def _phase_start(self) -> int:
         return sum(p.steps for p in self.phases[: self.state.phase])
 
-    def enter_phase(self) -> None:
-        """Begin the phase whose turn it is, where it has not begun, and open its streams."""
+    def enter_phase(self, should_stop: StopQuestion = never_stop) -> None:
+        """Begin the phase whose turn it is, where it has not begun, and open its streams.
+
+        Raises:
+            Interrupted: asked to stop while the phase's targets were written; the phase has not begun.
+        """
+        before = self.state.phase, self.state.begun
         if self.state.begun and self.state.step >= self._phase_start() + self.phase.steps:
             self.state.phase, self.state.begun = self.state.phase + 1, False
             self._feed.close()
         if not self.state.begun:
-            self._write_targets()
+            try:
+                self._write_targets(should_stop)
+            except Interrupted:
+                self.state.phase, self.state.begun = before
+                raise
             self._build_optimizers(fresh=self.phase.fresh_optimizers)
             self.state.begun = True
         if not self._feed.is_open:
@@ -125,17 +136,19 @@ class Session:
             if name in self.optimizers:
                 self.optimizers[name].load_state_dict(state)
 
-    def _write_targets(self) -> None:
+    def _write_targets(self, should_stop: StopQuestion) -> None:
         written: dict[int, U8] = {}
         torch.manual_seed(stream_seed(self.run.seed, "phase", self.state.phase))
-        self.recipe.begin_phase(self.phase, self._context(written.__setitem__))
+        self.recipe.begin_phase(self.phase, self._context(written.__setitem__, should_stop))
         if written:
             self.targets = written
             self.state.targets = write_targets(self.directory, self.state.phase, written, keep=self.rank == 0)
 
-    def _context(self, write: Callable[[int, U8], None]) -> PhaseContext:
+    def _context(
+        self, write: Callable[[int, U8], None], should_stop: StopQuestion = never_stop
+    ) -> PhaseContext:
         return PhaseContext(
-            nets=self.nets, phase=self.state.phase, predict=partial(self._yardstick.predict, self.nets),
+            nets=self.nets, phase=self.state.phase, predict=partial(self._yardstick.predict, self.nets, should_stop),
             image=self.data.source.image, labels=self.data.source.mask, targets=self.targets, write=write,
             save=lambda name, content: save_output(self.directory, name, content),
             metrics=(self.state.last_report or {}).get("record", {}), remember=self.state.recipe,
@@ -183,7 +196,7 @@ class Session:
         if bad is None or bad.streak < self.cfg.health.nonfinite_steps:
             return
         first = self.state.step - bad.streak
-        parts = ", ".join(f"{name}={value:g}" for name, value in bad.values.items())
+        parts = ", ".join(f"{name}={value:g}" for name, value in bad.values.items()) or "that of another worker"
         raise TrainingDiverged(
             f"the loss is not finite since step {first + 1} ({bad.streak} steps in a row): {parts}; "
             "lower the learning rate or the gradient clip"
@@ -213,6 +226,8 @@ class Session:
         self._check_finite()
         last = self.state.step - self._phase_start() - 1
         record = self._yardstick.measure(self.nets, self.phase, last, should_stop)
+        # Devices may differ in the last digit, and what the workers decide must not.
+        record = first_of(record, self.device, self.world_size)
         record |= read(self.meters.sums(), self.recipe.task.class_names)
         self.meters.clear()
         self.recipe.after_evaluation(record, self.state.recipe)

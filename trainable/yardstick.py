@@ -63,12 +63,19 @@ class Yardstick:
         known = {} if accuracy is None else {"st/pl_accuracy": accuracy}
         return {**val, "train/miou": train, "gap": gap, **known}
 
-    def predict(self, nets: Nets, split: str) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        """Position and probabilities float32[C, *S] of every image of a split, at native size."""
+    def predict(
+        self, nets: Nets, should_stop: StopQuestion, split: str
+    ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """Position and probabilities float32[C, *S] of every image of a split, at native size.
+
+        Raises:
+            Interrupted: `should_stop` said so.
+        """
         nets[self._recipe.evaluated].eval()
         for group, found in predictions(
-            self._data, self._data.positions(split), lambda image: self._probabilities(nets, image), **self._how
-        ):
+            self._data, self._data.positions(split), lambda image: self._probabilities(nets, image),
+            should_stop=should_stop, **self._how,
+        ):  # fmt: skip
             yield from zip(group, found.cpu().numpy(), strict=True)
 
     def _probabilities(self, nets: Nets, image: Tensor) -> Tensor:

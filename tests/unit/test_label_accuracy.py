@@ -74,6 +74,19 @@ def test_it_is_missing_before_self_training_and_where_nothing_is_kept(scenes: Pa
     assert "st/pl_accuracy" not in before.record and "st/pl_accuracy" not in after.record
 
 
+def test_a_hidden_mask_that_cannot_be_used_is_left_out_with_a_warning(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = open_dataset(configuration("per_class", scenes).data, Path())
+    broken = data.manifest.items[data.hidden[0]]
+    assert broken.hidden is not None
+    broken.hidden.write_bytes(b"no picture")
+    reports = run("per_class", scenes, tmp_path)
+    assert reports[-1].record["st/pl_accuracy"] is not None
+    assert broken.id in capsys.readouterr().out
+    assert hidden_labels(data, 0, 20).keys() == set(data.hidden[1:])
+
+
 @pytest.mark.parametrize("recipe", ["fixmatch", "mean_teacher", "cps", "diverse_head"])
 def test_measuring_changes_nothing_else(recipe: str, scenes: Path, tmp_path: Path) -> None:
     if recipe == "diverse_head":

@@ -49,6 +49,25 @@ def test_logits_are_spread_to_the_places_that_look_alike() -> None:
     )
 
 
+def test_features_lie_over_the_padded_image_and_the_logits_with_them() -> None:
+    module = Correlation(5, 4)
+    with torch.no_grad():
+        for part in (module.query, module.key):
+            part.weight.zero_()
+            part.bias.zero_()
+        # Every place is like itself alone: what is spread stays where it was.
+        for channel in range(4):
+            module.query.weight[channel, channel] = module.key.weight[channel, channel] = 30.0
+    features = torch.zeros(1, 5, 1, 4)
+    features[0, :4, 0] = torch.eye(4)
+    logits = torch.zeros(1, 1, 8, 26)
+    logits[..., 16:24] = 1.0
+    moved = module(features, logits, 8)
+    assert moved.shape == logits.shape
+    # Padded to 32, the third of four places is pixels 16 to 23; its middle keeps the object, others do not get it.
+    assert moved[0, 0, 4, 20] > 0.9 and moved[0, 0, 4, 4] < 0.1 and moved[0, 0, 4, 11] < 0.1
+
+
 def test_only_the_comparison_learns_from_spread_logits() -> None:
     module = Correlation(5, 4)
     features, logits = torch.randn(1, 5, 2, 2, requires_grad=True), torch.randn(1, 3, 4, 4, requires_grad=True)

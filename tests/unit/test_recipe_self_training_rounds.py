@@ -28,6 +28,7 @@ from trainable.recipes.interface import PhaseContext
 from trainable.recipes.particles import ParticleExaminer
 from trainable.recipes.rounds_config import SelfTrainingRoundsConfig
 from trainable.recipes.self_training_rounds import SelfTrainingRounds
+from trainable.state import Report
 from trainable.task import Task
 
 STILL: dict[str, Any] = {
@@ -252,3 +253,28 @@ def test_tversky_takes_the_place_of_dice() -> None:
     assert found["loss/tversky"].item() == pytest.approx((1 - (hit + 1) / (hit + wrong + 1)).item(), rel=1e-4)
     total = 0.5 * found["loss/focal"] + 0.3 * found["loss/tversky"]
     assert found["loss/total"].item() == pytest.approx(total.item(), rel=1e-5) and "loss/dice" not in found
+
+
+def test_asked_to_stop_while_targets_are_written_it_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: list[Report] = []
+    run_row(ROW, tmp_path / "whole", report=whole.append)
+    writing = False
+    begin = SelfTrainingRounds.begin_phase
+
+    def watched(self: Any, phase: Any, context: PhaseContext) -> None:
+        nonlocal writing
+        writing = context.phase == 1
+        begin(self, phase, context)
+        writing = False
+
+    monkeypatch.setattr(SelfTrainingRounds, "begin_phase", watched)
+    reports: list[Report] = []
+    paused = run_row(
+        ROW, tmp_path / "broken", report=reports.append, should_stop=lambda: "stop" if writing else None
+    )
+    assert (paused.state, paused.step) == ("PAUSED", reports[-1].step) and writing
+    monkeypatch.undo()
+    assert run_row(ROW, tmp_path / "broken", report=reports.append).state == "COMPLETE"
+    assert {r.step: r.record for r in reports} == {r.step: r.record for r in whole}

@@ -356,6 +356,21 @@ def test_a_folder_belongs_to_one_process_until_that_is_killed(tmp_path: Path) ->
     holder.wait()
 
 
+def test_a_lock_is_on_the_file_that_others_would_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, lock = tmp_path / "trial", FolderLock(tmp_path / "trial", 1.0)
+    opened, tidied = lock._opened, []
+
+    def tidied_once() -> Any:
+        file = opened()
+        if not tidied:
+            tidied.append(folder.rename(tmp_path / "tidied-away"))
+        return file
+
+    monkeypatch.setattr(lock, "_opened", tidied_once)
+    with lock, pytest.raises(FolderInUse), FolderLock(folder, 0.2):
+        pass
+
+
 def test_a_mirror_brings_a_folder_back_and_forgets_what_was_deleted(tmp_path: Path) -> None:
     store, here, there = open_store(tmp_path / "run"), tmp_path / "here", tmp_path / "there"
     here.mkdir()
@@ -372,6 +387,9 @@ def test_a_mirror_brings_a_folder_back_and_forgets_what_was_deleted(tmp_path: Pa
     assert Mirror(store, "trials/3", there).pull() == ["checkpoints/last.pt"]
     assert (there / "checkpoints" / "last.pt").read_bytes() == b"two!"
     assert Mirror(store, "trials/3", here, allowed=lambda: False).push() == []
+    here.rename(tmp_path / "tidied-away")
+    mirror.push()
+    assert store.read_bytes("trials/3/checkpoints/last.pt") == b"two!", "a folder that is gone deletes nothing"
 
 
 def test_a_full_disk_pauses_the_log_and_nothing_is_lost(

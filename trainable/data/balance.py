@@ -30,7 +30,7 @@ class Balance:
         >>> Balance(low=0.25).miss(labels), Balance(low=0.5).miss(labels), Balance(low=0.0, high=0.125).miss(labels)
         (0.0, 0.25, 0.125)
         """
-        counts = np.bincount(labels.reshape(-1), minlength=256)
-        positive, negative = counts[list(self.positive)].sum(), counts[list(self.negative)].sum()
+        positive = sum(np.count_nonzero(labels == value) for value in self.positive)
+        negative = sum(np.count_nonzero(labels == value) for value in self.negative)
         share = float(positive / (positive + negative)) if positive else 0.0
         return max(self.low - share, share - self.high, 0.0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainable.data.augment import MEAN, STD, blur
+from trainable.data.augment import MEAN, STD, blur, normalize
 from trainable.data.loaders import BLUR_TAPS
 from trainable.data.warp import between, happens
 
@@ -52,7 +52,7 @@ def denormalize(image: Tensor) -> Tensor:
 
 def renormalize(image: Tensor, valid: Tensor) -> Tensor:
     """float[B, 3, *S] in [0, 1] to ImageNet's statistics; 0 on padding, bool[B, *S]."""
-    return torch.stack([(image[:, c] - MEAN[c]) / STD[c] for c in range(3)], 1) * valid.unsqueeze(1)
+    return normalize(image) * valid.unsqueeze(1)
 
 
 def known_pixels(image: Tensor) -> Tensor:

@@ -78,15 +78,21 @@ def find_volumes(source: Path, group_by: str = "", order_by: str = "") -> list[V
 
 def _grouped(source: Path, sections: Sequence[Path], group_by: str, order_by: str) -> list[list[Path]]:
     names = {str(path.relative_to(source).with_suffix("")): path for path in sections}
+    if len(names) < len(sections):
+        lost = sorted(str(path) for path in set(sections) - set(names.values()))
+        raise DataError([Fault(path, "another section of the same name but another ending lies beside it; keep one")
+                         for path in lost])  # fmt: skip
     faults: list[Fault] = []
     placed = stacked(names, group_by, order_by, faults) if group_by and order_by else {}
-    groups: dict[str, list[Path]] = {}
-    if placed and not faults:
-        for name in sorted(placed, key=lambda n: placed[n]):
-            groups.setdefault(placed[name][0], []).append(names[name])
-    else:
-        for path in sorted(sections, key=lambda p: (str(p.parent), _natural(p.stem))):
-            groups.setdefault(str(path.parent), []).append(path)
+    twice = [fault for fault in faults if fault.where == "data.volume.order_by"]
+    if twice:
+        raise DataError(twice)
+    groups: dict[tuple[str, str], list[Path]] = {}
+    for name in sorted(placed, key=lambda n: placed[n]):
+        groups.setdefault(("pattern", placed[name][0]), []).append(names[name])
+    rest = [path for name, path in names.items() if name not in placed]
+    for path in sorted(rest, key=lambda p: (str(p.parent), _natural(p.stem))):
+        groups.setdefault(("folder", str(path.parent)), []).append(path)
     return list(groups.values())
 
 

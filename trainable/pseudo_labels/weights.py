@@ -39,7 +39,8 @@ def confidence_weighted(target: Target, probabilities: Tensor, gamma: float | Te
 def image_weighted(target: Target, probabilities: Tensor, level: float | Tensor = 0.97) -> Target:
     """Weigh each image by the share of its pixels whose confidence is at least `level`.
 
-    It matters only where the loss is a mean over all pixels: one over the chosen pixels divides by the weights.
+    A loss that is a mean over all pixels lets unsure images count for less as a whole; one over the chosen pixels
+    divides by the weights, so that only the images' shares of it change.
 
     Args:
         target: what was chosen; padding is no part of an image.

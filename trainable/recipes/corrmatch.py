@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainable.data.augment import Views
 from trainable.knob import knob, redeclared
-from trainable.models import Segmenter
+from trainable.models import STRIDE, Segmenter
 from trainable.pseudo_labels import Target, mean_probabilities
 from trainable.recipes.fixmatch import (
     CITYSCAPES,
@@ -51,23 +51,29 @@ class Correlation(nn.Module):
         self.query = nn.Conv2d(features, channels, 1)
         self.key = nn.Conv2d(features, channels, 1)
 
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+    def forward(self, features: Tensor, logits: Tensor, stride: int = 1) -> Tensor:
         """z'_i = sum_j a_ij z_j with a_i = softmax_j(q_i k_j / sqrt(channels)) over the places of the features.
 
         The logits themselves get no gradient from here, so that only the comparison learns.
 
         Args:
-            features: float[B, F, h, w]. logits: z, float[B, C, H, W].
+            features: float[B, F, h, w], over the image padded at its far ends to a multiple of the stride.
+            logits: z, float[B, C, H, W], over the image. stride: to multiples of what the encoder pads.
 
         Returns:
             float32[B, C, H, W].
         """
         query, key = self.query(features).flatten(2), self.key(features).flatten(2)
-        like = (query.transpose(1, 2) @ key) / query.shape[1] ** 0.5
-        coarse = F.interpolate(logits.detach().float(), features.shape[2:], mode="bilinear", align_corners=False)
-        spread = coarse.flatten(2) @ like.float().softmax(2).transpose(1, 2)
-        at_places = spread.view(*coarse.shape[:2], *features.shape[2:])
-        return F.interpolate(at_places, logits.shape[2:], mode="bilinear", align_corners=False)
+        with torch.autocast(logits.device.type, enabled=False):
+            like = (query.float().transpose(1, 2) @ key.float()) / query.shape[1] ** 0.5
+            height, width = logits.shape[2:]
+            padded = [side + -side % stride for side in (height, width)]
+            rim = (0, padded[1] - width, 0, padded[0] - height)
+            whole = F.pad(logits.detach().float(), rim, mode="replicate")
+            coarse = F.interpolate(whole, features.shape[2:], mode="bilinear", align_corners=False)
+            spread = coarse.flatten(2) @ like.softmax(2).transpose(1, 2)
+            at_places = spread.view(*coarse.shape[:2], *features.shape[2:])
+            return F.interpolate(at_places, padded, mode="bilinear", align_corners=False)[..., :height, :width]
 
 
 class CorrMatch(StrongViewRecipe[CorrMatchConfig]):
@@ -147,5 +153,5 @@ class CorrMatch(StrongViewRecipe[CorrMatchConfig]):
     def spread(self, nets: Nets, deepest: Tensor, logits: Tensor) -> Tensor:
         """Logits spread along the correlation of the coarsest features, float32[B, C, *S]."""
         with self.precision():
-            spread: Tensor = nets["correlation"](deepest, logits)
+            spread: Tensor = nets["correlation"](deepest, logits, STRIDE)
         return spread

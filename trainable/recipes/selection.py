@@ -77,8 +77,7 @@ class SelectionConfig(Section):
     )  # fmt: skip
     weighting: Literal["none", "confidence", "image"] = knob(
         "none", acts_from="self_training",
-        help="What chosen pixels count: all alike, by their confidence, or by how sure their image is (which only acts "
-        "with normalize: all).",
+        help="What chosen pixels count: all alike, by their confidence, or by how sure their image is.",
     )  # fmt: skip
     weight_gamma: float = knob(
         2.0, legal=(0.0, 100.0), search=(0.5, 4.0), acts_from="self_training",

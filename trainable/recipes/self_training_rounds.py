@@ -160,16 +160,18 @@ class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
             return
         positive, negative = self.thresholds(context.phase)
         self._writing = True
-        for split in ("labeled", "unlabeled"):
-            for position, probabilities in context.predict(split):
-                found = torch.from_numpy(probabilities[1])
-                known = context.labels(position) if split == "labeled" else np.full(found.shape, IGNORE, np.uint8)
-                target = round_target(
-                    found, torch.from_numpy(known.astype(np.int64)), positive, negative,
-                    keep_negatives=self.cfg.rounds.keep_original_negatives,
-                )  # fmt: skip
-                context.write(position, target.label.to(torch.uint8).numpy())
-        self._writing = False
+        try:
+            for split in ("labeled", "unlabeled"):
+                for position, probabilities in context.predict(split):
+                    found = torch.from_numpy(probabilities[1])
+                    known = context.labels(position) if split == "labeled" else np.full(found.shape, IGNORE, np.uint8)
+                    target = round_target(
+                        found, torch.from_numpy(known.astype(np.int64)), positive, negative,
+                        keep_negatives=self.cfg.rounds.keep_original_negatives,
+                    )  # fmt: skip
+                    context.write(position, target.label.to(torch.uint8).numpy())
+        finally:
+            self._writing = False
         if self.cfg.rounds.reinit:
             context.nets["net"].load_state_dict(self.network().state_dict())
 

@@ -29,7 +29,7 @@ class VolumeNetworkConfig(Section):
     """The network for volumes; images take `architecture` and `encoder`."""
 
     filters: Literal[8, 16, 32, 48] = knob(32, help="Channels of the finest level.")
-    depth: int = knob(4, legal=(2, 6), search=(3, 5), help="How often the sides are halved.")
+    depth: int = knob(5, legal=(2, 6), search=(3, 5), help="How often the sides are halved.")
     overlap: float = knob(
         0.25, legal=(0.0, 0.9), searchable=False, why_not="it is part of the evaluation",
         help="Share of a window that neighboring ones have in common when a volume is predicted.",
