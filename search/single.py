@@ -149,7 +149,7 @@ def _attempt(log: PatientLog, config: RunConfig, made: RecipeConfig, look: Look)
     log.say = look.say
     control = Control(
         log.store, raise_flag=lambda trial, reason: None, running=lambda: {TRIAL}, say=look.say,
-        kill=lambda trial: os._exit(EXIT_CODES.get(control.reason or "", 1)),
+        kill=lambda trial: os._exit(EXIT_CODES.get(control.reason or "", int(control.reason != "stop"))),
     )  # fmt: skip
     log.giving_up = lambda: control.reason is not None
     with control.signals():

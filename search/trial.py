@@ -115,7 +115,11 @@ def _attempt(
 ) -> dict[str, Any]:  # fmt: skip
     """Calls the training, and turns its return or its exception into the last message."""
 
+    reported = 0
+
     def report(found: Report) -> None:
+        nonlocal reported
+        reported = found.step
         print(_line(found), flush=True)
         with question.excused():
             push()
@@ -138,7 +142,8 @@ def _attempt(
     except Exception as error:  # Whatever the training raises is a result: the trial's end and its reason.
         print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
         log = tail((directory / LOG_NAME).read_bytes())
-        return _failed(job, trial, attempt, error, question.steps, log)
+        # A group's steps are not ours to count: what it last reported says whether it had begun.
+        return _failed(job, trial, attempt, error, question.steps if job.workers == 1 else reported, log)
 
 
 def _group(job: Job, holds: Callable[[str], object]) -> dict[str, Any]:

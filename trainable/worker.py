@@ -212,7 +212,7 @@ class _Group:
         )
         self._errors: list[BaseException] = []
         self._moved_at, self._beats = time.monotonic(), 0
-        self._introduced, self._holds = False, holds
+        self._introduced, self._held, self._holds = False, False, holds
 
     def fit(self, report: Reporter, should_stop: StopQuestion) -> Outcome:
         """Run the group in a thread, and hand its reports on in this one until it has ended."""
@@ -238,10 +238,13 @@ class _Group:
                 time.sleep(POLL_S)
 
     def _introduce(self, board: Board) -> None:
-        """Says once where the workers are, in the trial's log, and what they hold."""
+        """Says once what the workers hold, as soon as one is there, and where all are, in the trial's log."""
+        places = [member.place for member in board.members.values() if member.place]
+        if places and not self._held:
+            self._held = True
+            self._holds(places[0])
         if not self._introduced and len(board.members) == self._workers:
             self._introduced = True
-            self._holds(board.members[0].place)
             for rank, member in sorted(board.members.items()):
                 print(f"worker {rank}: process {member.pid} on {member.host}", flush=True)
 

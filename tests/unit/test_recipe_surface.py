@@ -211,4 +211,4 @@ def test_volumes_say_what_they_need_and_images_need_none_of_it(monkeypatch: pyte
     monkeypatch.setattr("trainable.models_3d.importlib.import_module", missing)
     assert made().build()["net"] is not None
     with pytest.raises(ConfigError, match="extra `volume`"):
-        made(3, crop_size=32).build()
+        made(3, crop_size=64).build()
