@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,11 +96,20 @@ def predict_folder(predictor: Predictor, images: Path, output: Path) -> Iterator
         DataError: there are no images, or one cannot be read.
     """
     root = images if images.is_dir() else images.parent
+    volumes = find_volumes(images, predictor.group_by, predictor.order_by) if predictor.recipe.task.ndim == 3 else []
+    if predictor.recipe.task.ndim == 3:
+        found = [path for volume in volumes for path in volume.files]
+    else:
+        found = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES) if images.is_dir() else [images]
+    if not found:
+        raise DataError([Fault(str(images), "must hold images (PNG, JPEG, TIFF, WebP, NPY), but there are none")])
+    whole = {volume.files[0] for volume in volumes if volume.whole}
+    _refuse_overwriting({p: _target(p, root, output, ".npy" if p in whole else ".png") for p in found})
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(predictor.colors)] = predictor.colors
 
     def write(mask: U8, path: Path, suffix: str) -> Path:
-        target = output / path.relative_to(root).with_suffix(suffix)
+        target = _target(path, root, output, suffix)
         target.parent.mkdir(parents=True, exist_ok=True)
         if suffix == ".npy":
             np.save(target, mask)
@@ -111,15 +120,32 @@ def predict_folder(predictor: Predictor, images: Path, output: Path) -> Iterator
         return target
 
     if predictor.recipe.task.ndim == 3:
-        for volume in find_volumes(images, predictor.group_by, predictor.order_by):
+        for volume in volumes:
             mask = predictor.mask(volume.read())
             if volume.whole:
                 yield write(mask, volume.files[0], ".npy")
             else:
                 yield from (write(section, path, ".png") for section, path in zip(mask, volume.files, strict=True))
         return
-    found = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES) if images.is_dir() else [images]
-    if not found:
-        raise DataError([Fault(str(images), "must hold images (PNG, JPEG, TIFF, WebP, NPY), but there are none")])
     for path in found:
         yield write(predictor.mask(read_image(path)), path, ".png")
+
+
+def _target(path: Path, root: Path, output: Path, suffix: str) -> Path:
+    return output / path.relative_to(root).with_suffix(suffix)
+
+
+def _refuse_overwriting(targets: Mapping[Path, Path]) -> None:
+    """Masks must take the place neither of an input nor of each other."""
+    sources = {path.resolve() for path in targets}
+    taken: dict[Path, Path] = {}
+    faults = []
+    for path, target in targets.items():
+        place = target.resolve()
+        if place in sources:
+            faults.append(Fault(str(path), f"its mask would replace the input {target}; name another output folder"))
+        elif place in taken:
+            faults.append(Fault(str(path), f"its mask and that of {taken[place]} would both be {target}; rename one"))
+        taken[place] = path
+    if faults:
+        raise DataError(faults)

@@ -93,3 +93,22 @@ def test_what_is_no_volume_is_refused(volume: np.ndarray, tmp_path: Path) -> Non
     (folder / "broken.tif").write_bytes(b"II*\x00garbage")
     with pytest.raises(DataError, match=r"broken\.tif"):
         find_volumes(folder)
+
+
+def test_a_mask_replaces_neither_an_input_nor_another_mask(predictor: Predictor, tmp_path: Path) -> None:
+    volume = np.full((4, 8, 8), 77, np.uint8)
+    np.save(tmp_path / "v.npy", volume)
+    with pytest.raises(DataError, match="would replace the input"):
+        list(predict_folder(predictor, tmp_path / "v.npy", tmp_path))
+    pages = [Image.fromarray(page) for page in volume]
+    pages[0].save(tmp_path / "v.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(DataError, match="would both be"):
+        list(predict_folder(predictor, tmp_path, tmp_path / "out"))
+    assert np.array_equal(np.load(tmp_path / "v.npy"), volume) and not (tmp_path / "out").exists()
+
+
+def test_pages_above_the_pixel_limit_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    pages = [Image.new("L", (10_000, 9_200)) for _ in range(2)]
+    pages[0].save(tmp_path / "bomb.tif", save_all=True, append_images=pages[1:], compression="tiff_deflate")
+    with pytest.raises(DataError, match="pixel limit"):
+        find_volumes(tmp_path / "bomb.tif")[0].read()

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from trainable.data.arrays import array_image, array_shape
-from trainable.data.files import SUFFIXES, UInt8, decoding, refuse, require_file
+from trainable.data.files import SUFFIXES, UInt8, check_pixels, decoding, refuse, require_file
 from trainable.data.images import read_image
 from trainable.data.volumes import stacked
 from trainable.errors import DataError, Fault
@@ -123,6 +123,7 @@ def _pages(path: Path) -> UInt8:
         pages = []
         for page in range(int(getattr(image, "n_frames", 1))):
             image.seek(page)
+            check_pixels(path, image.height, image.width)
             if image.mode not in _PAGES:
                 raise refuse(path, f"pages must be gray or RGB of 8 bits, but got mode={image.mode}; save them so")
             pages.append(np.asarray(image.convert("RGB"), np.uint8))
