@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -81,9 +82,9 @@ class Position:
 
 
 def local_folder(run: str) -> Path:
-    """Where wandb keeps its own files: in a local run's folder, else in a temporary one."""
+    """Where wandb keeps its own files: in a local run's folder, else in a temporary one of its own."""
     if "://" in run:
-        return Path(tempfile.gettempdir()) / "thresher-wandb"
+        return Path(tempfile.gettempdir()) / f"thresher-wandb-{hashlib.sha256(run.encode()).hexdigest()[:12]}"
     return Path(run) / "wandb"
 
 
