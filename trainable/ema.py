@@ -80,8 +80,18 @@ def update(
         torch._foreach_copy_(*copied)
     if old:
         new = [theirs.to(mine.dtype) for mine, theirs in zip(old, new, strict=True)]
+        _blend(old, new, decay)
+
+
+def _blend(old: list[Tensor], new: list[Tensor], decay: float | Tensor) -> None:
+    share = 1.0 - decay
+    if not isinstance(share, Tensor):
+        torch._foreach_lerp_(old, new, share)
+    elif share.device.type == "cpu":
+        torch._foreach_lerp_(old, new, [share] * len(old))  # one pass over memory; the mul and add below take three
+    else:  # a share on a GPU: lerp would launch a kernel per tensor
         torch._foreach_mul_(old, decay)
-        torch._foreach_add_(old, torch._foreach_mul(new, 1.0 - decay))
+        torch._foreach_add_(old, torch._foreach_mul(new, share))
 
 
 def _matched(old: dict[str, Tensor], new: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:

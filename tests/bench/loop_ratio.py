@@ -1,6 +1,6 @@
 """CPU-seconds per iteration of the loop, beside a textbook loop: same model, same data, one process at a time.
 
-    python -m tests.bench.loop_ratio [--steps 12] [--crop 128] [--encoder resnet50]
+    python -m tests.bench.loop_ratio [--steps 6] [--crop 128] [--batch 8] [--encoder resnet50]
 
 Both sides train DeepLabV3+ with cross-entropy on labeled and selected pixels; CPU time counts every thread and child.
 Rounds alternate, and the ratio is that of the medians.
@@ -80,10 +80,10 @@ def textbook_round(make: Callable[[], Textbook], steps: int) -> float:
 def main() -> None:
     """Print the ratio, and write it as JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--crop", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--encoder", default="resnet50")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

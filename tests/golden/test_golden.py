@@ -24,6 +24,7 @@ GENTLE: dict[str, dict[str, Any]] = {
     "s4gan": {"d_lr": 1e-4},
     "s4gan-mlmt": {"d_lr": 1e-4, "mlmt": {"lr": 1e-3}},
     "s4gan_v2": {"d_lr": 1e-4, "optimizer": {"lr": 3e-4}},
+    "mean_teacher": {"optimizer": {"lr": 3e-4}},
     "cps": {"optimizer": {"lr": 1e-4}, "selection": {"momentum": 0.99}},
     "self_training_rounds": {"optimizer": {"lr": 1e-4}, "rounds": {"lr": 1e-4}},
     "surface": {"optimizer": {"lr": 1e-4}},
