@@ -32,7 +32,8 @@ from trainable.state import Report
 DATA = Path(os.environ.get("THRESHER_DATA", Path(__file__).parents[2].parent / "shared" / "data")).resolve()
 FLOOR = "supervised"
 PIXEL = (
-    "per_class", "s4gan", "s4gan_v2", "diverse_head", "fixmatch", "unimatch", "unimatch_v2", "cps", "mean_teacher",
+    "per_class", "s4gan", "s4gan_v2", "diverse_head", "fixmatch", "unimatch", "unimatch_v2", "corrmatch", "cps",
+    "mean_teacher",
 )  # fmt: skip
 
 
@@ -70,8 +71,8 @@ MEMBRANE = {
 BUDGETS = {
     "landcover": Budget(
         {"root": str(DATA / "dubai_landcover"), **lists("n50_seed0"), "group_by": r"^(t\d+p\d+)"},
-        NET | {"steps": 160, "eval_every_steps": 80, "batch_size": 8, "crop_size": 64},
-        "val/miou", (FLOOR, *PIXEL), "every pixel land: mIoU 0.11", {},
+        NET | {"steps": 160, "eval_every_steps": 160, "batch_size": 8, "crop_size": 64},
+        "val/miou", (FLOOR, *PIXEL), "every pixel land: mIoU 0.11", {"diverse_head": {"head_channels": 32}},
     ),
     "particles": Budget(
         {"root": str(DATA / "apoferritin_cryoem"), **lists("n4_seed0"), "group_by": "none",
