@@ -166,12 +166,12 @@ def check_objective(
     recipe: type[Recipe[Any]], objective: str | None, direction: Direction | None, names: tuple[str, ...],
     faults: list[Fault], prefix: str = "",
 ) -> None:  # fmt: skip
-    """The metric that ranks must be one that every evaluation measures, in the direction that is the metric's own."""
+    """The metric that ranks must be one of the validation images, in the direction that is the metric's own."""
     known = objectives(names, recipe.metrics, recipe.objective)
     if objective is not None and objective not in known:
-        message = f"objective must be a metric that {recipe.name} measures of its models, but got {objective=}"
-        message = f"{message}{nearest(objective, known)}; metrics: {', '.join(known)}"
-        faults.append(Fault(f"{prefix}objective", message))
+        message = f"objective must be a validation metric that {recipe.name} reports, but got {objective=}"
+        hint = nearest(objective, known) or f"; the recipe's own is {recipe.objective!r}"
+        faults.append(Fault(f"{prefix}objective", f"{message}{hint}; metrics: {', '.join(known)}"))
         return
     try:
         recipe.objective_of(objective, direction)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_OF_THE_DATA = ("val/loss_constant",)
+"""Stands beside `val/loss`, and is the same whatever the model is."""
+
 
 def metric_columns(class_names: Sequence[str], own: Sequence[str] = ()) -> list[str]:
     """Every metric that a run of this many classes may have, in the order of the tables; own: the recipe's.
@@ -22,14 +25,16 @@ def metric_columns(class_names: Sequence[str], own: Sequence[str] = ()) -> list[
 
 
 def objectives(class_names: Sequence[str], own: Sequence[str] = (), recipes: str = "val/miou") -> list[str]:
-    """The metrics that a search may go by: what every evaluation measures of the model, not of the training.
+    """The metrics that a search may go by: what every evaluation measures of the model on the validation images.
+
+    How the training goes (`loss/*`, `lr`, `st/*`, thresholds) and how well labeled images are remembered
+    (`train/miou`, `gap`) say nothing of the model: a trial that learns nothing, or not for long, would win.
 
     Args:
         class_names: of the data. own: the recipe's metrics. recipes: the recipe's own objective.
 
-    >>> objectives(["land"], ["val/voi", "lr/d"])[-4:]
-    ['train/miou', 'gap', 'loss/total', 'val/voi']
+    >>> objectives(["land"], ["val/voi", "lr/d", "loss/d"])[-2:]
+    ['val/balanced_accuracy', 'val/voi']
     """
-    known = metric_columns(class_names, own)
-    measured = [name for name in known if name.startswith("val/") or name in ("train/miou", "gap", "loss/total")]
-    return list(dict.fromkeys([*measured, recipes]))
+    known = [name for name in metric_columns(class_names, own) if name.startswith("val/")]
+    return list(dict.fromkeys([*(name for name in known if name not in _OF_THE_DATA), recipes]))

@@ -229,13 +229,20 @@ def test_the_objective_must_be_a_metric_of_the_run(folder: Path) -> None:
     assert sweep.search.objective == "val/iou/road"
 
 
-@pytest.mark.parametrize(
-    ("search", "expected"),
-    [("{objective: gap,", ("gap", "min")), ("{objective: val/f1,", ("val/f1", "max")),
-     ("{objective: loss/total, direction: min,", ("loss/total", "min"))],
+SURFACE = GOOD.replace("per_class", "surface").replace("  threshold: {default: 0.6, road: 0.7}\n", "\n").replace(
+    "space: {st.weight: {low: 0.5, high: 2}, ema_decay: {}}", "space: {loss.dice: {}}"
 )  # fmt: skip
-def test_the_direction_is_the_metrics_own(folder: Path, search: str, expected: tuple[str, str]) -> None:
-    sweep = load_sweep(written(folder, **{"{trials: 12,": search}))
+
+
+@pytest.mark.parametrize(
+    ("text", "search", "expected"),
+    [(GOOD, "{objective: val/f1,", ("val/f1", "max")), (SURFACE, "{objective: val/voi,", ("val/voi", "min")),
+     (SURFACE, "{objective: val/loss, direction: min,", ("val/loss", "min"))],
+)  # fmt: skip
+def test_the_direction_is_the_metrics_own(
+    folder: Path, text: str, search: str, expected: tuple[str, str]
+) -> None:
+    sweep = load_sweep(written(folder, text, **{"{trials: 12,": search}))
     assert (sweep.search.objective, sweep.search.direction) == expected
     alone, _ = load_run(folder / "sweep.yaml")
     assert alone.objective == expected[0]
@@ -243,12 +250,32 @@ def test_the_direction_is_the_metrics_own(folder: Path, search: str, expected: t
     assert (told["objective"], told["direction"]) == expected
 
 
-def test_an_objective_that_says_nothing_of_a_model_or_is_turned_around_is_refused(folder: Path) -> None:
-    [message] = messages(folder, GOOD.replace("{trials: 12,", "{objective: st/ratio,"))
-    assert "objective must be a metric that per_class measures of its models, but got objective='st/ratio'" in message
-    for search in ("{objective: val/f1, direction: min,", "{direction: min,", "{objective: gap, direction: max,"):
+@pytest.mark.parametrize(
+    ("objective", "hint"),
+    [("loss/total", "the recipe's own is 'val/miou'"), ("lr", "the recipe's own is 'val/miou'"),
+     ("gap", "the recipe's own is 'val/miou'"), ("train/miou", "did you mean 'val/miou'?"),
+     ("st/ratio", "the recipe's own is 'val/miou'"), ("threshold/road", "the recipe's own is 'val/miou'")],
+)  # fmt: skip
+def test_an_objective_that_measures_the_training_is_refused(folder: Path, objective: str, hint: str) -> None:
+    [message] = messages(folder, GOOD.replace("{trials: 12,", f"{{objective: {objective},"))
+    assert message.startswith("sweep.yaml:13:search.objective: objective must be a validation metric that per_class")
+    assert f"but got objective={objective!r}; {hint}; metrics: val/miou, val/iou/land, val/iou/road, val/f1" in message
+    named = message.partition("; metrics: ")[2].split(", ")
+    assert all(name.startswith("val/") for name in named)
+
+
+def test_an_objective_of_the_data_alone_is_refused(folder: Path) -> None:
+    [message] = messages(folder, SURFACE.replace("{trials: 12,", "{objective: val/loss_constant,"))
+    named = message.partition("; metrics: ")[2].split(", ")
+    assert "val/loss" in named and "val/loss_constant" not in named
+
+
+def test_an_objective_that_is_turned_around_is_refused(folder: Path) -> None:
+    for search in ("{objective: val/f1, direction: min,", "{direction: min,"):
         [message] = messages(folder, GOOD.replace("{trials: 12,", search))
-        assert message.startswith("sweep.yaml:13:search.direction: direction must be "), message
+        assert message.startswith("sweep.yaml:13:search.direction: direction must be max"), message
+    [message] = messages(folder, SURFACE.replace("{trials: 12,", "{objective: val/loss, direction: max,"))
+    assert message.startswith("sweep.yaml:13:search.direction: direction must be min"), message
 
 
 def test_a_single_configuration_names_its_own_objective(folder: Path) -> None:
