@@ -35,6 +35,7 @@ __all__ = [
     "fold",
     "repair",
     "told_payload",
+    "why_no_value",
 ]
 
 
@@ -72,6 +73,26 @@ def told_payload(
     return {"trial": trial.number, "state": said, "value": value}
 
 
+def why_no_value(trial: TrialRecord, state: str) -> str | None:
+    """Why a trial that ran to its end has no result.
+
+    Args:
+        trial: the trial. state: how it ended.
+
+    Returns:
+        The metric and the reason; None where there is a result, and where nobody would look for one.
+    """
+    if state != TrialState.COMPLETE or trial.best_value is not None or not trial.evaluations:
+        return None
+    last = trial.evaluations[-1]
+    metric = trial.config.get("objective") or "the objective"
+    spoiled = {name: kind for name, kind in last.nonfinite.items() if name != "objective"}
+    cause = f"it was not finite ({spoiled[metric]})" if metric in spoiled else (
+        "it could not be formed, because no pixel or no class of the validation images counts for it; see `data check`"
+    )  # fmt: skip
+    return f"{metric} has no value in any of {len(trial.evaluations)} evaluations: {cause}"
+
+
 def repair(state: RunState) -> list[tuple[str, dict[str, Any]]]:
     """The events that a crash ate, as (type, payload) to be appended in this order; the state is not changed.
 
@@ -104,7 +125,7 @@ def _eaten_end(state: RunState, trial: TrialRecord, verdict: Decision) -> dict[s
         "attempt": trial.attempts,
         "state": str(STATE_OF_ACTION[verdict.action]),
         "stop_reason": verdict.reason,
-        "error": None,
+        "error": why_no_value(trial, STATE_OF_ACTION[verdict.action]),
         "step": trial.step,
         "time_s": trial.time_s,
         "gpu_seconds": gpus * trial.time_s,

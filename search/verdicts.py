@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from search.failure import Failure
+from search.records import why_no_value
 from search.trial_record import STATE_OF_ACTION, TrialRecord, TrialState
 
 FAILING_AT_LEAST = 3
@@ -59,22 +60,7 @@ def of_outcome(
                 "paused", {"trial": trial.number, "attempt": attempt, "step": step, "reason": reason}
             )
         state = "STOPPED"
-    if state == "COMPLETE" and trial.best_value is None and not found.get("error"):
-        found = {**found, "error": why_no_value(trial)}
     return Ending("ended", _ended(trial, attempt, state, reason, found))
-
-
-def why_no_value(trial: TrialRecord) -> str | None:
-    """Why a trial that ran to its end has no result; None where it was never evaluated."""
-    if not trial.evaluations:
-        return None
-    last = trial.evaluations[-1]
-    metric = trial.config.get("objective") or "the objective"
-    spoiled = {name: kind for name, kind in last.nonfinite.items() if name != "objective"}
-    cause = f"it was not finite ({spoiled[metric]})" if metric in spoiled else (
-        "it could not be formed, because no pixel or no class of the validation images counts for it; see `data check`"
-    )  # fmt: skip
-    return f"{metric} has no value in any of {len(trial.evaluations)} evaluations: {cause}"
 
 
 def of_failure(
@@ -169,7 +155,7 @@ def _ended(
         "attempt": attempt,
         "state": state,
         "stop_reason": None if state == "COMPLETE" else reason,
-        "error": found.get("error"),
+        "error": found.get("error") or why_no_value(trial, state),
         "step": found.get("step"),
         "time_s": found.get("time_s"),
         "gpu_seconds": found.get("gpu_seconds"),

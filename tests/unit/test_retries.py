@@ -105,12 +105,42 @@ def test_an_end_that_a_crash_ate_has_the_health_and_memory_that_were_known(known
     assert ended["peak_memory_mb"] == (900.0 if known else None)
 
 
+@pytest.mark.parametrize("nonfinite", [{}, {"objective": "nan", "val/miou": "nan"}])
+def test_an_end_that_a_crash_ate_says_why_a_trial_has_no_value(nonfinite: dict[str, str]) -> None:
+    log = Log()
+    log.append("started", trial=0, attempt=1)
+    for step, action in ((10, "continue"), (20, "complete")):
+        log.append("evaluated", trial=0, attempt=1, step=step, time_s=1.0, objective=None, nonfinite=nonfinite,
+                   record={"val/miou": None}, decision={"action": action})  # fmt: skip
+    trial = log.state.trials[0]
+    trial.config["objective"] = "val/miou"
+    left = {"state": "COMPLETE", "stop_reason": None, "step": 20, "time_s": 1.0, "gpu_seconds": 0.0}
+    whole = of_outcome(trial, 1, left, asked=None, run_reason=None).payload
+    assert "val/miou has no value in any of 2 evaluations: it " in whole["error"]
+    assert ("not finite (nan)" in whole["error"]) == bool(nonfinite)
+    assert dict(repair(log.state))["ended"] == whole
+    # The process may also die after its last report.
+    assert of_failure(trial, 1, DIED, "").payload == whole
+
+
+def test_an_end_that_a_crash_ate_has_no_error_where_there_is_a_value() -> None:
+    log = Log()
+    log.append("started", trial=0, attempt=1)
+    log.evaluated(20, decision={"action": "complete"})
+    assert dict(repair(log.state))["ended"]["error"] is None
+
+
 def test_an_end_keeps_what_earlier_attempts_measured() -> None:
     log = Log()
     log.evaluated(10, health={"gap": 10.0}, peak_memory_mb=900.0)
     dead = of_failure(log.state.trials[0], 1, DIED, "", retries=0).payload
     assert (dead["health"], dead["peak_memory_mb"]) == ({"gap": 10.0}, 900.0)
-    found = {"state": "STOPPED", "stop_reason": "plateau", "health": {"plateau": 20.0}, "peak_memory_mb": 700.0}
+    found = {
+        "state": "STOPPED",
+        "stop_reason": "plateau",
+        "health": {"plateau": 20.0},
+        "peak_memory_mb": 700.0,
+    }
     ending = of_outcome(log.state.trials[0], 2, found, asked=None, run_reason=None)
     log.append(ending.event, **ending.payload)
     trial = log.state.trials[0]
@@ -125,5 +155,3 @@ def test_health_and_memory_travel_with_every_evaluation(peak: float | None) -> N
     scheduler.on_trial_result(None, SimpleNamespace(), messages.evaluated(0, 1, report))
     trial = log.state.trials[0]
     assert (trial.health, trial.peak_memory_mb) == (report.health, peak)
-
-
