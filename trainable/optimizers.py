@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,13 +83,42 @@ class Optimizer:
         """The base learning rate of the coming step, on the device."""
         return self._lr
 
-    def step(self) -> None:
-        """Average the gradients over the workers, clip them, update the parameters, forget the gradients."""
+    def step(self, held: Iterable[tuple[Sequence[Tensor], Tensor]] = ()) -> None:
+        """Average the gradients over the workers, clip them, update the parameters, forget the gradients.
+
+        Args:
+            held: parameters with a number on the device, float[]: 1 where they are updated as all others, 0 where they
+                and what the optimizer remembers of them stay as they are. Without a gradient alone, momentum and weight
+                decay would still move them.
+        """
         average([p.grad for p in self._parameters if p.grad is not None], self._world_size)
         if self.spec.clip:
             nn.utils.clip_grad_norm_(self._parameters, self.spec.clip)
+        before = [(parameters, moves, self._copies(parameters)) for parameters, moves in held]
         self._optimizer.step()
+        for parameters, moves, old in before:
+            self._put_back(parameters, moves, old)
         self._optimizer.zero_grad(set_to_none=True)
+
+    def _copies(self, parameters: Sequence[Tensor]) -> dict[tuple[int, str], Tensor]:
+        """By place and name: the parameters, and what the optimizer remembers of them."""
+        return {key: tensor.detach().clone() for key, tensor in self._remembered(parameters).items()}
+
+    def _remembered(self, parameters: Sequence[Tensor]) -> dict[tuple[int, str], Tensor]:
+        found = {(place, ""): parameter.detach() for place, parameter in enumerate(parameters)}
+        for place, parameter in enumerate(parameters):
+            known = self._optimizer.state.get(parameter, {})
+            found |= {(place, name): value for name, value in known.items() if isinstance(value, Tensor)}
+        return found
+
+    def _put_back(
+        self, parameters: Sequence[Tensor], moves: Tensor, old: Mapping[tuple[int, str], Tensor]
+    ) -> None:
+        """Undo the update where `moves` is 0; what the optimizer did not know before was 0."""
+        new = self._remembered(parameters)
+        torch._foreach_mul_(list(new.values()), moves)
+        stayed = torch._foreach_mul(list(old.values()), 1 - moves)
+        torch._foreach_add_([new[key] for key in old], stayed)
 
     def zero_grad(self) -> None:
         """Forget the gradients, for example those that another network's loss left here."""

@@ -157,6 +157,26 @@ def test_frozen_heads_stay_and_everything_else_moves() -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_neither_momentum_nor_decay_moves_a_frozen_head(name: str) -> None:
+    """Against a plain optimizer that never hears of the frozen heads' parameters in that step."""
+    train = HEADS | {"optimizer": {"name": name, "momentum": 0.9, "weight_decay": 0.1}}
+    made, other = bench("diverse_head", train), bench("diverse_head", train | {"freeze_draws": 0})
+    keeps = ([1.0] * 4, [0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 1.0])
+    for step, keep in enumerate(keeps, 1):
+        before = head_parameters(made)
+        made.step(batch(), step, keep=keep, head=[0.0])
+        after = head_parameters(made)
+        stayed = [all(map(torch.equal, old, new)) for old, new in zip(before, after, strict=True)]
+        assert stayed == [k == 0 for k in keep]
+        for head, learns in zip(network(other).heads, keep, strict=True):
+            head.requires_grad_(learns == 1)
+        other.step(batch(), step, keep=[1.0] * 4, head=[0.0])
+        network(other).heads.requires_grad_(True)
+    for a, b in zip(network(made).heads.parameters(), network(other).heads.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
 def test_before_its_start_the_vote_takes_no_part() -> None:
     made = bench("diverse_head", HEADS)
     out = made.step({"labeled": views(1)}, 0, **ALL)  # type: ignore[arg-type]

@@ -227,9 +227,12 @@ class DiverseHead(Recipe[DiverseHeadConfig]):
             found["loss/st"] = losses.cross_entropy(heads.index_select(0, sched["head"].long())[0], target.label)
             total = total + sched["st.weight"] * found["loss/st"]
         torch.autograd.backward(total)
-        for head, keep in zip(net.heads, sched["keep"], strict=True):
-            torch._foreach_mul_([p.grad for p in head.parameters() if p.grad is not None], keep)
-        opt["net"].step()
+        # Before the norm is clipped: what a frozen head would have learned is no part of it.
+        frozen = zip(net.heads, sched["keep"], strict=True) if self.cfg.freeze_draws else ()
+        held = [(list(head.parameters()), keep) for head, keep in frozen]
+        for parameters, keep in held:
+            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], keep)
+        opt["net"].step(held)
         return StepOut({"loss/total": total, **found}, target)
 
     def probabilities(self, nets: Nets, image: Tensor) -> Tensor:
