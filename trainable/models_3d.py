@@ -55,6 +55,26 @@ def volume_segmenter(
     return net
 
 
+def fitted_window(shape: Sequence[int], side: int, stride: int) -> tuple[int, ...]:
+    """Sides of the windows that a volume is predicted by: no longer than the volume needs.
+
+    A thin volume in a window of equal sides would be padding for the most part, which costs time and, as the network
+    normalizes by what it sees, bends the answer.
+
+    Args:
+        shape: of the volume. side: of a crop in training, a multiple of the stride. stride: of the network.
+
+    Returns:
+        Per axis the shape rounded up to the stride, at most `side`; the last is two strides at least, because the
+        coarsest level must hold more than one value to be normalized.
+
+    >>> fitted_window((3, 512, 512), 16, 4), fitted_window((1, 2, 3), 16, 4)
+    ((4, 16, 16), (4, 4, 8))
+    """
+    fitted = [min(side, -(-size // stride) * stride) for size in shape]
+    return (*fitted[:-1], max(fitted[-1], 2 * stride))
+
+
 def sliding_window(
     image: Tensor, window: Sequence[int], predict: Callable[[Tensor], Tensor], *, batch_size: int, overlap: float
 ) -> Tensor:
@@ -67,7 +87,17 @@ def sliding_window(
     Returns:
         float[B, C, *S].
     """
+    sides = tuple(window)
+    slides = [size > side for size, side in zip(image.shape[2:], sides, strict=True)]
+    weights = None
+    if any(slides) and not all(slides):
+        # Only the axes along which windows overlap weigh: MONAI's least weight would be reached at the rim of a thin
+        # axis already, and windows be blended evenly there.
+        across = tuple(side for side, moves in zip(sides, slides, strict=True) if moves)
+        shape = [side if moves else 1 for side, moves in zip(sides, slides, strict=True)]
+        weights = _monai("data.utils").compute_importance_map(across, mode="gaussian", device=image.device)
+        weights = weights.view(shape).expand(sides)
     found: Tensor = _monai("inferers").sliding_window_inference(
-        image, tuple(window), batch_size, predict, overlap=overlap, mode="gaussian"
+        image, sides, batch_size, predict, overlap=overlap, mode="gaussian", roi_weight_map=weights
     )
     return found

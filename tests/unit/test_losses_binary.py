@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainable import losses
+from trainable.losses.boundary import max_pool
 
 SEEDS = st.integers(0, 2**31)
 SPACES = st.sampled_from([(5, 6), (4, 5, 6)])
@@ -245,6 +246,21 @@ def test_a_broken_center_line_costs_more_than_a_rough_edge() -> None:
     rough[:, :, 4, 6:16] = 0.0
     assert (truth - broken).sum() == (truth - rough).sum()
     assert losses.cldice_loss(broken, truth) > losses.cldice_loss(rough, truth)
+
+
+@pytest.mark.parametrize("space", [(13, 10), (3, 9, 8), (1, 6, 2)])
+def test_neighborhood_maxima_without_a_gradient_are_those_of_pooling(
+    space: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = torch.rand(2, 1, *space, generator=torch.Generator().manual_seed(4))
+    tracked = value.clone().requires_grad_()
+    pooled = [max_pool(tracked, kernel).detach() for kernel in (3, 5, 7)]
+    skeletons = [losses.soft_skeleton(tracked, erosion=kind).detach() for kind in ("cross", "cube")]
+    for name in ("max_pool2d", "max_pool3d"):
+        monkeypatch.delattr(F, name)  # it takes twenty times as long on the host
+    assert all(torch.equal(max_pool(value, k), known) for k, known in zip((3, 5, 7), pooled, strict=True))
+    for kind, known in zip(("cross", "cube"), skeletons, strict=True):
+        assert torch.equal(losses.soft_skeleton(value, erosion=kind), known)
 
 
 def test_skeleton_target_lies_inside_and_near_the_thinned_skeleton() -> None:

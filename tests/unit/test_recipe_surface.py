@@ -165,6 +165,41 @@ def test_windows_cover_a_volume_that_is_no_multiple_of_them() -> None:
     assert found.shape == (1, 1, 5, 19, 33) and torch.allclose(found, image[:, :1] * 2, atol=1e-5)
 
 
+def test_a_thin_volume_is_predicted_by_windows_as_thin_many_at_a_time() -> None:
+    recipe = made(3, crop_size=16, batch_size=2, volume={"depth": 2, "filters": 8})
+    net, seen = recipe.build()["net"].eval(), []
+
+    class Watched(torch.nn.Module):
+        def forward(self, window: torch.Tensor) -> torch.Tensor:
+            seen.append(tuple(window.shape))
+            return torch.as_tensor(net(window))
+
+    image = torch.randn(1, 3, 3, 40, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = recipe.probabilities({"net": Watched()}, image)
+        assert found.shape == (1, 2, 3, 40, 64) and seen == [(15, 3, 4, 16, 16)]
+        padded = torch.nn.functional.pad(image, (0, 0, 0, 0, 0, 1))
+        corner = net(recipe.stretched(padded[..., :16, :16])).sigmoid()[..., :3, :12, :12]
+        torch.testing.assert_close(found[:, 1:, :, :12, :12], corner)
+        seen.clear()
+        deep = recipe.probabilities({"net": Watched()}, torch.randn(1, 3, 20, 20, 20))
+        assert deep.isfinite().all() and seen == [(8, 3, 16, 16, 16)]
+        seen.clear()
+        assert recipe.probabilities({"net": Watched()}, image[..., :2, :3]).shape == (1, 2, 3, 2, 3)
+        assert seen == [(1, 3, 4, 4, 8)]
+
+
+def test_windows_blend_alike_on_every_section_of_a_thin_volume() -> None:
+    number = iter(range(100))
+
+    def predict(part: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(part[:, :1], float(next(number)))
+
+    found = sliding_window(torch.zeros(1, 3, 4, 28, 8), (4, 16, 8), predict, batch_size=1, overlap=0.25)
+    blend = found[0, 0, :, 12:16, 0]
+    assert torch.equal(blend, blend[:1].expand_as(blend)) and bool((blend[0].diff() > 0.05).all())
+
+
 def test_a_crop_that_the_volume_network_cannot_halve_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"multiple of 2\^volume.depth.*crop_size=24, volume.depth=4"):
         made(ndim=3, crop_size=24, volume={"depth": 4}).build()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainable.losses.boundary import max_pool
+from trainable.losses.boundary import max_pool, neighbor_max, on_host
 from trainable.losses.probability import masked
 from trainable.losses.reduction import TINY
 
@@ -157,9 +157,14 @@ def _share(skeleton: Tensor, mask: Tensor, smooth: float) -> Tensor:
 def _erode(mask: Tensor, erosion: Erosion) -> Tensor:
     if erosion == "cube":
         return -max_pool(-mask, 3)
+    eroded = mask
+    if on_host(mask):
+        turned = -mask
+        for axis in range(2, mask.ndim):
+            eroded = torch.minimum(eroded, -neighbor_max(turned, axis, 1))
+        return eroded
     pool = F.max_pool3d if mask.ndim == 5 else F.max_pool2d
     axes = mask.ndim - 2
-    eroded = mask
     for axis in range(axes):
         kernel = tuple(3 if other == axis else 1 for other in range(axes))
         padding = tuple(1 if other == axis else 0 for other in range(axes))

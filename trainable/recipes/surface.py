@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -16,7 +17,7 @@ from trainable.data.tone import denormalize, known_pixels, renormalize, stretche
 from trainable.data.warp import quarter_turned
 from trainable.errors import ConfigError, Fault
 from trainable.models import segmenter
-from trainable.models_3d import sliding_window, volume_segmenter
+from trainable.models_3d import fitted_window, sliding_window, volume_segmenter
 from trainable.recipes.binary import sigmoid_task, tone_of, training_stream
 from trainable.recipes.interface import Batch, Examiner, Nets, Opt, Phase, Preset, Recipe, Sched, StepOut
 from trainable.recipes.pixel import optimizer_spec
@@ -24,6 +25,9 @@ from trainable.recipes.surface_config import SurfaceConfig
 from trainable.recipes.surface_parts import PARTS, SCORES, SurfaceExaminer, composite_loss
 from trainable.recipes.watch import shared_rules
 from trainable.task import IGNORE, Task
+
+_VOXELS = 1 << 15
+"""Voxels in the windows of one forward pass, at least: below it a processor spends its time between the layers."""
 
 
 class Surface(Recipe[SurfaceConfig]):
@@ -161,10 +165,11 @@ class Surface(Recipe[SurfaceConfig]):
                 logits: Tensor = nets[self.evaluated](self.stretched(window))
             return logits.float().sigmoid()
 
-        side = self.cfg.crop_size
-        positive = sliding_window(
-            image, (side, side, side), predict, batch_size=self.cfg.batch_size, overlap=self.cfg.volume.overlap
-        )
+        side, batch = self.cfg.crop_size, self.cfg.batch_size
+        window = fitted_window(image.shape[2:], side, 2**self.cfg.volume.depth)
+        # Twice a training batch takes less memory than one with its gradients does, and tiny windows little of any.
+        windows = max(2 * batch * side**3, _VOXELS) // math.prod(window)
+        positive = sliding_window(image, window, predict, batch_size=windows, overlap=self.cfg.volume.overlap)
         return torch.cat([1 - positive, positive], 1)
 
     def examiner(self, radius: int) -> Examiner | None:
