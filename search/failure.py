@@ -6,10 +6,9 @@ import errno
 import os
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from trainable.errors import (
@@ -25,9 +24,15 @@ from trainable.errors import (
 
 OURS = ("trainable", "spaces", "search")
 LOG_LINES = 20
+_LOW_ON_MEMORY = "low on memory"
+"""What Ray says of a process that it has killed for lack of memory; of any other it says that this may be so."""
+
 _DEVICE = r"cuda error|hip error|device-side assert|ecc error"
 _SECRET_NAME = re.compile(r"key|token|secret|password|passwd|credential", re.IGNORECASE)
 _LIBRARY = re.compile(r"(site|dist)-packages|[\\/]lib[\\/]python\d|[\\/]Lib[\\/]|^<")
+_WORKERS_NOTE = re.compile(r"in worker \d+:\n")
+_TRACEBACK = "Traceback (most recent call last):\n"
+_FRAME = re.compile(r'^  File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -62,13 +67,16 @@ class Failure:
         )
 
 
-def classify(error: BaseException, *, step: int | None = None, on_gpu: bool = False) -> Failure:
+def classify(
+    error: BaseException, *, step: int | None = None, on_gpu: bool = False, memory_kill: bool = False
+) -> Failure:
     """Names what an exception of a trial means.
 
     Args:
         error: the exception.
         step: training steps that this attempt had done; None or 0 when it had not begun.
         on_gpu: whether the trial had a GPU.
+        memory_kill: whether the system has killed a process of this machine for lack of memory meanwhile.
 
     >>> classify(MemoryError()).kind
     'host_memory'
@@ -76,7 +84,7 @@ def classify(error: BaseException, *, step: int | None = None, on_gpu: bool = Fa
     'disk_full'
     """
     text = f"{type(error).__name__}: {error}".strip().removesuffix(":")
-    where = first_frame_of_ours(error.__traceback__)
+    where = first_frame_of_ours(error)
     cause = f"{type(error).__name__} at {where}" if where else type(error).__name__
     names = {base.__name__ for base in type(error).__mro__}
     low = text.lower()
@@ -85,7 +93,11 @@ def classify(error: BaseException, *, step: int | None = None, on_gpu: bool = Fa
         return Failure("disk_full", f"{text}: free space on the disk; the trial goes on by itself", cause)
     if isinstance(error, TrainingHung):
         return died("", str(error))
+    if _was_short_of_memory(error):
+        return died("", str(error), memory_kill=True)
     if isinstance(error, WorkerLost) or "RayActorError" in names:
+        if memory_kill:
+            return died("", str(error), memory_kill=True)
         message = f"{str(error) or text}: killed by a signal, by the system, or crashed in C"
         return Failure("worker_died", message, "worker_died", retry=True)
     if isinstance(error, TrainingDiverged):
@@ -135,15 +147,16 @@ def died(reason: str, last_words: str | None, memory_kill: bool = False) -> Fail
     'hung'
     """
     low = reason.lower()
+    said = f" ({_first_line(last_words)})" if last_words else ""
     if last_words and last_words.startswith("hung"):
         message = (
             f"{last_words}; its stacks are in train.log; killed and tried again from the last checkpoint"
         )
         return Failure("hung", message, "hung", retry=True)
-    if memory_kill or "low on memory" in low or "outofmemory" in low:
+    if memory_kill or _LOW_ON_MEMORY in low or "outofmemory" in low:
         hint = "run fewer trials at a time, with fewer workers, a smaller batch, or no pinned memory"
-        return Failure("host_memory", f"the node ran out of main memory and the process was killed: {hint}",
-                       "host_memory", retry=True)  # fmt: skip
+        message = f"the node ran out of main memory and the process was killed{said}: {hint}"
+        return Failure("host_memory", message, "host_memory", retry=True)
     if (
         "node" in low
         and ("died" in low or "dead" in low or "lost" in low)
@@ -154,7 +167,6 @@ def died(reason: str, last_words: str | None, memory_kill: bool = False) -> Fail
         # Not the training's own error, which the trial tells by itself: for example, code that this node lacks.
         last = next((line.strip() for line in _last_first(reason) if line.strip()), "")
         return Failure("error", f"the trial could not run: {last[:300]}", last[:200], retry=False)
-    said = f" ({last_words})" if last_words else ""
     message = (
         f"the trial's process died without a word{said}: killed by a signal, by the system, or crashed in C"
     )
@@ -170,21 +182,32 @@ def memory_kills(counters: Path = Path("/proc/vmstat")) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
-def first_frame_of_ours(trace: TracebackType | None) -> str | None:
+def first_frame_of_ours(error: BaseException) -> str | None:
     """The innermost frame of this project's own packages: `trainable/loop.py:40 in step`.
 
     Where there is none but the one that called the training, the innermost that is not of a library.
     """
     ours = other = None
-    for frame in traceback.extract_tb(trace):
-        parts = Path(frame.filename).parts
-        if _LIBRARY.search(frame.filename) or parts[-2:] == ("search", "trial.py"):
+    for file, line, name in _frames(error):
+        parts = Path(file).parts
+        if _LIBRARY.search(file) or parts[-2:] == ("search", "trial.py"):
             continue
         package = next((i for i in reversed(range(len(parts) - 1)) if parts[i] in OURS), None)
         shown = parts[-3:] if package is None else parts[package:]
-        text = f"{'/'.join(shown)}:{frame.lineno} in {frame.name}"
+        text = f"{'/'.join(shown)}:{line} in {name}"
         ours, other = (ours, text) if package is None else (text, other)
     return ours or other
+
+
+def _frames(error: BaseException) -> list[tuple[str, str, str]]:
+    """File, line and function of where an exception was raised, the innermost last.
+
+    One that has traveled from a worker of a group has left its traceback there, and brings it along as a note.
+    """
+    for note in getattr(error, "__notes__", ()):
+        if _WORKERS_NOTE.match(note):
+            return _FRAME.findall(note.rpartition(_TRACEBACK)[2])
+    return [(f.filename, str(f.lineno), f.name) for f in traceback.extract_tb(error.__traceback__)]
 
 
 def tail(log: bytes, lines: int = LOG_LINES) -> str:
@@ -211,6 +234,25 @@ def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
 
 def _last_first(text: str) -> list[str]:
     return text.splitlines()[::-1]
+
+
+def _was_short_of_memory(error: BaseException) -> bool:
+    """Whether Ray has killed a process for lack of main memory, as far as an exception or what led to it says so."""
+    return any(
+        type(one).__module__.startswith("ray.")
+        and (type(one).__name__ == "OutOfMemoryError" or _LOW_ON_MEMORY in str(one).lower())
+        for one in _led_to(error)
+    )
+
+
+def _led_to(error: BaseException) -> Iterator[BaseException]:
+    """An exception, what it was raised from, and those of the workers of a group that this stands for."""
+    yield error
+    if error.__cause__ is not None:
+        yield error.__cause__
+    for failed in (getattr(error.__cause__, "worker_failures", None) or {}).values():
+        yield failed
+        yield from filter(None, [getattr(failed, "health_check_failure", None)])
 
 
 def _is_host_memory(error: BaseException, low: str) -> bool:

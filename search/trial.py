@@ -23,7 +23,7 @@ import ray
 from ray import tune
 
 from search import messages
-from search.failure import classify, redacted, tail
+from search.failure import classify, memory_kills, redacted, tail
 from search.flags import find_flags
 from search.gpu_gate import look_at_gpu, wait_until_free
 from search.stop_question import ORPHANED, StopQuestion
@@ -115,7 +115,7 @@ def _attempt(
 ) -> dict[str, Any]:  # fmt: skip
     """Calls the training, and turns its return or its exception into the last message."""
 
-    reported = 0
+    reported, kills = 0, memory_kills()
 
     def report(found: Report) -> None:
         nonlocal reported
@@ -143,7 +143,8 @@ def _attempt(
         print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
         log = tail((directory / LOG_NAME).read_bytes())
         # A group's steps are not ours to count: what it last reported says whether it had begun.
-        return _failed(job, trial, attempt, error, question.steps if job.workers == 1 else reported, log)
+        steps = question.steps if job.workers == 1 else reported
+        return _failed(job, trial, attempt, error, steps, log, memory_kill=memory_kills() > kills)
 
 
 def _group(job: Job, holds: Callable[[str], object]) -> dict[str, Any]:
@@ -154,8 +155,11 @@ def _group(job: Job, holds: Callable[[str], object]) -> dict[str, Any]:
     return {"resources": dict(job.worker), **limits, "holds": holds}
 
 
-def _failed(job: Job, trial: int, attempt: int, error: Exception, steps: int, log: str) -> dict[str, Any]:
-    failure = classify(error, step=steps if steps > 2 else None, on_gpu=job.gpus > 0)
+def _failed(
+    job: Job, trial: int, attempt: int, error: Exception, steps: int, log: str, memory_kill: bool = False
+) -> dict[str, Any]:
+    step = steps if steps > 2 else None
+    failure = classify(error, step=step, on_gpu=job.gpus > 0, memory_kill=memory_kill)
     failure = replace(failure, message=redacted(failure.message))
     return messages.failed(trial, attempt, failure, redacted(log), _peak_memory_mb())
 

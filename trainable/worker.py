@@ -262,7 +262,7 @@ class _Group:
         if failed is not None and not isinstance(failed, TrainingFailedError):
             raise failed
         if failed is not None or board.outcome is None:
-            raise WorkerLost(self._what_is_lost(board))
+            raise WorkerLost(self._what_is_lost(board)) from failed
         return board.outcome
 
     def _what_is_lost(self, board: Board) -> str:
