@@ -24,6 +24,11 @@ TRAIN: dict[str, Any] = {
     "st": {"start_step": 2}, "threshold": 0.0,
 }  # fmt: skip
 
+WITHOUT_A_THRESHOLD: dict[str, dict[str, Any]] = {
+    "diverse_head": {"num_heads": 2, "head_channels": 8, "freeze_draws": 1},
+    "s4gan": {"d_threshold": 0.0}, "s4gan_v2": {"d_threshold": 0.0, "d_threshold_init": 0.0},
+}  # fmt: skip
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -87,11 +92,10 @@ def test_a_hidden_mask_that_cannot_be_used_is_left_out_with_a_warning(
     assert hidden_labels(data, 0, 20).keys() == set(data.hidden[1:])
 
 
-@pytest.mark.parametrize("recipe", ["fixmatch", "mean_teacher", "cps", "diverse_head"])
+@pytest.mark.parametrize("recipe", ["fixmatch", "mean_teacher", "cps", "diverse_head", "s4gan", "s4gan_v2"])
 def test_measuring_changes_nothing_else(recipe: str, scenes: Path, tmp_path: Path) -> None:
-    if recipe == "diverse_head":
-        values = {k: v for k, v in TRAIN.items() if k != "threshold"}
-        values |= {"num_heads": 2, "head_channels": 8, "freeze_draws": 1}
+    if recipe in WITHOUT_A_THRESHOLD:
+        values = {k: v for k, v in TRAIN.items() if k != "threshold"} | WITHOUT_A_THRESHOLD[recipe]
     else:
         values = TRAIN | {"threshold_mode": "flexmatch", "selection": {"momentum": 0.5}, "threshold": 0.2}
     measured, blind = (

@@ -142,6 +142,7 @@ def test_an_image_classifier_rules_classes_out() -> None:
     assert pl.fuse_image_labels(logits, presence).argmax(1).tolist() == [[2], [2]]
     zeroed = pl.fuse_image_labels(logits, presence, legacy_zero=True)
     assert zeroed[0].flatten().tolist() == [0.0, -3.0, -2.0]
+    assert zeroed[1].flatten().tolist() == [0.0, 0.0, 0.0]  # the product of logits and 1{p >= t}, to the letter
     # With no class left the classifier has nothing to say, and a softmax must stay finite.
     assert pl.fuse_image_labels(logits, presence)[1].tolist() == logits[1].tolist()
     assert pl.fuse_image_labels(logits, presence).softmax(1).isfinite().all()

@@ -211,6 +211,28 @@ def test_a_rejected_batch_leaves_the_other_losses_alone() -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("recipe", ["s4gan", "s4gan_v2"])
+def test_pseudo_labels_to_be_measured_are_the_argmax_of_images_above_the_score(recipe: str) -> None:
+    made = bench(recipe, {"st": {"start_step": 2}})
+    image, valid = views(5, 3).image, views(5, 3).valid
+    net, d = made.nets["net"], made.nets["d"]
+    with torch.no_grad():
+        logits = net.eval()(image)
+        low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
+        if recipe == "s4gan":
+            low, high = low.amin(), high.amax()
+        fake = torch.cat([logits.softmax(1) * valid.unsqueeze(1), (image - low) / (high - low)], 1)
+        score = d.eval()(fake)[0]
+    net.train(), d.train()
+    limit = score.sort().values[1].item()
+    found = made.recipe.pseudo_labels(made.nets, image, valid, made.sched(2, d_threshold=limit))
+    assert found is not None and net.training and d.training
+    expected = torch.where(valid & (score > limit).view(-1, 1, 1), logits.argmax(1), 255)
+    assert torch.equal(found.label, expected) and found.stats["st/images_selected"] == 1
+    before = made.recipe.pseudo_labels(made.nets, image, valid, made.sched(1, d_threshold=0.0))
+    assert before is not None and before.stats["st/pixels_selected"] == 0
+
+
 def test_in_its_warmup_the_discriminator_is_matched_but_does_not_learn() -> None:
     made = bench("s4gan", {"d_warmup_steps": 5, "fm_weight": 10.0})
     still = bench("s4gan", {"d_warmup_steps": 5, "fm_weight": 0.0})

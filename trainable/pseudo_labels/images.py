@@ -94,7 +94,8 @@ def fuse_image_labels(
             wins over negative ones.
 
     Returns:
-        float[B, C, *S]; the logits as they are for an image in which no class would be left.
+        float[B, C, *S]. For an image in which no class would be left, the logits as they are; with `legacy_zero` 0
+        everywhere, which makes it class 0.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -111,7 +112,8 @@ def fuse_image_labels(
         shapes = f"logits {tuple(logits.shape)}, presence {tuple(presence.shape)}"
         raise ValueError(f"fuse_image_labels: presence must be [B, C], but got {shapes}")
     seen = presence >= threshold
-    seen = seen | ~seen.any(1, keepdim=True)
+    if not legacy_zero:
+        seen = seen | ~seen.any(1, keepdim=True)
     seen = seen.view(*presence.shape, *[1] * (logits.ndim - 2))
     return torch.where(seen, logits, torch.full_like(logits, 0.0 if legacy_zero else -torch.inf))
 

@@ -26,6 +26,7 @@ from trainable.knob import knob, redeclared
 from trainable.models import segmenter
 from trainable.optimizers import OptimizerSpec
 from trainable.pseudo_labels.images import select_images
+from trainable.pseudo_labels.target import Target
 from trainable.recipes.interface import Batch, Nets, Opt, Phase, Recipe, Sched, StepOut
 from trainable.recipes.watch import shared_rules
 
@@ -272,6 +273,19 @@ class Adversarial(Recipe[A]):
         loss = losses.discriminator_loss(real_score, fake_score)
         torch.autograd.backward(loss)
         return loss
+
+    @torch.no_grad()
+    def pseudo_labels(self, nets: Nets, image: Tensor, valid: Tensor, sched: Sched) -> Target:
+        """Every pixel of the images that the discriminator takes for labeled; both networks in evaluation mode."""
+        parts = nets["net"], nets["d"]
+        modes = [part.training for part in parts]
+        net, d = (part.eval() for part in parts)
+        with self.precision():
+            logits = net(image).float()
+            score, _ = d(shown(logits.softmax(1), unit_range(image, _own(self.cfg.d_image_norm)), valid))
+        for part, training in zip(parts, modes, strict=True):
+            part.train(training)
+        return select_images(score, logits, sched["d_threshold"], valid & (sched["st.weight"] > 0))
 
     def rules(self) -> list[health.Rule]:
         """The shared rules, and the band of the discriminator's loss."""
