@@ -90,6 +90,17 @@ def test_a_warp_moves_labels_and_padding_with_the_image(seed: int) -> None:
 
 
 @settings(max_examples=15, deadline=None)
+@given(SEEDS)
+def test_padding_does_not_mix_into_the_pixels_beside_it(seed: int) -> None:
+    valid = torch.ones(3, 32, 32, dtype=torch.bool)
+    valid[:, 20:], valid[1, :, 9:] = False, False
+    image = 2.0 * valid.unsqueeze(1).expand(-1, 3, -1, -1)
+    torch.manual_seed(seed)
+    moved = warped(Views(image, valid.long(), valid, (), (), torch.arange(3)), BOTH)
+    torch.testing.assert_close(moved.image, 2.0 * moved.valid.unsqueeze(1).expand_as(moved.image))
+
+
+@settings(max_examples=15, deadline=None)
 @given(SEEDS, st.floats(1.0, 90.0))
 def test_a_rotation_turns_about_the_center_by_no_more_than_it_may(seed: int, degrees: float) -> None:
     torch.manual_seed(seed)

@@ -101,13 +101,18 @@ def warped(view: Views, warp: Warp) -> Views:
         view: of images, not of volumes; its strong views are left out. warp: how.
 
     Returns:
-        image by bilinear, label and valid by nearest interpolation of the same places.
+        image by bilinear, label and valid by nearest interpolation of the same places. Of the pixels that a bilinear
+        one lies between, only valid ones count.
     """
     if not (warp.flip or warp.rotate_p or warp.elastic_p):
         return view
     count, side = len(view.image), (view.image.shape[2], view.image.shape[3])
     grid = sampling_grid(count, side, warp, view.image)
-    image = F.grid_sample(view.image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    known = view.valid.unsqueeze(1).to(view.image.dtype)
+    pixels = torch.cat((view.image * known, known), 1)
+    mixed = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    # The nearest of four pixels has a fourth of the weight at least, and where it is not valid, the outcome is not.
+    image = mixed[:, :-1] / mixed[:, -1:].clamp_min(0.2)
     planes = torch.stack((view.label, view.valid.long()), 1).float()
     found = F.grid_sample(planes, grid, mode="nearest", padding_mode="reflection", align_corners=False)
     valid = found[:, 1] > 0.5
