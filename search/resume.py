@@ -6,8 +6,9 @@ import difflib
 import fnmatch
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from search.progress import Progress
 from search.records import RunState, TrialState
 from search.running import Options, Sitting, SweepResult, exit_code, mend, run_sitting, slots_of, summary
 from search.schema import SweepConfig
-from search.store import RunLog, open_store
+from search.store import RunLog, Store, open_store
 from search.store.identity import host_name
 from search.wandb_key import key_note
 from search.watchers import watchers_of
@@ -59,40 +60,89 @@ def resume(
         StoreError: there is no run, its record is damaged, or the storage failed.
     """
     options = options or Options()
-    store = open_store(run)
+    store, sets = open_store(run), tuple(sets)
+
+    def planned(state: RunState) -> _Plan:
+        return _plan(state, options, add_trials, sets)
+
     before = RunLog.open(store).state
-    config, changed = changed_config(before, tuple(sets))
-    total = asked_for(before, changed, add_trials)
-    setting = options.examine(config)
-    _same_data(before, setting, config)
-    space = space_of(config, setting) if "space" in changed else None
-    if space is not None:
-        asker_of(config, space, opened_with(before))
+    plan = planned(before)
     store.refuse_if_held()
     with ExitStack() as owning:
 
-        def own() -> PatientLog:
+        def own() -> tuple[PatientLog, _Plan]:
             """Becomes the owner, and records what was given: from here on nothing of it is refused."""
-            log = PatientLog.resume(store, host=host_name(), pid=os.getpid(), set=changed, total=total)
+            log, found = _owned(store, before, plan, planned)
             owning.enter_context(log)
             mend(log)
-            if space is not None:
-                _new_generation(log, config, space)
+            if found.space is not None:
+                _new_generation(log, found.config, found.space)
             if retry_failed:
                 reopen_failed(log)
-            return log
+            return log, found
 
-        if nothing_left(before, total) and not (retry_failed and _failed(before)):
-            return _closed_at_once(own(), config)
+        log = None
+        if nothing_left(before, plan.total) and not (retry_failed and _failed(before)):
+            log, plan = own()
+            if nothing_left(log.state, plan.total):
+                return _closed_at_once(log, plan.config)
         with options.cluster() as cluster:
-            slots_of(config, cluster)
-            check_seen_everywhere(store, config.data.root, cluster, config.resources.workers_per_trial)
-            log = own()
-            if nothing_left(log.state, total):
-                return _closed_at_once(log, config)
-            result = _run(log, config, total, cluster, options)
-    notify(config, result)
+            slots_of(plan.config, cluster)
+            check_seen_everywhere(
+                store, plan.config.data.root, cluster, plan.config.resources.workers_per_trial
+            )
+            if log is None:
+                log, plan = own()
+            if nothing_left(log.state, plan.total):
+                return _closed_at_once(log, plan.config)
+            result = _run(log, plan.config, plan.total, cluster, options)
+    notify(plan.config, result)
     return result
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a run is to become.
+
+    Attributes:
+        config: the sweep as it now stands. changed: what of it is changed this time, by dotted name.
+        total: trials asked for. space: what is searched from now on; None where that stays.
+    """
+
+    config: SweepConfig
+    changed: dict[str, Any]
+    total: int
+    space: SearchSpace | None
+
+
+def _plan(state: RunState, options: Options, add_trials: int, sets: tuple[str, ...]) -> _Plan:
+    """What was asked for, of the run as it stands."""
+    config, changed = changed_config(state, sets)
+    total = asked_for(state, changed, add_trials)
+    setting = options.examine(config)
+    _same_data(state, setting, config)
+    space = space_of(config, setting) if "space" in changed else None
+    if space is not None:
+        asker_of(config, space, opened_with(state))
+    return _Plan(config, changed, total, space)
+
+
+def _owned(
+    store: Store, before: RunState, plan: _Plan, planned: Callable[[RunState], _Plan]
+) -> tuple[PatientLog, _Plan]:
+    """Becomes the owner of a run that was read before.
+
+    Somebody else may have owned it since, added trials and changed settings: then the plan is made anew.
+    """
+    found = [plan]
+
+    def given(state: RunState) -> dict[str, Any]:
+        if state.seq != before.seq:
+            found.append(planned(state))
+        return {"set": found[-1].changed, "total": found[-1].total}
+
+    log = PatientLog.resume(store, given=given, host=host_name(), pid=os.getpid())
+    return log, found[-1]
 
 
 def _run(log: PatientLog, config: SweepConfig, total: int, cluster: Cluster, options: Options) -> SweepResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from search.events import Event, check_fields, natural
@@ -50,8 +51,22 @@ class RunLog:
         return log
 
     @classmethod
-    def resume(cls, store: Store, *, heartbeat: bool = True, **resumed: Any) -> Self:
+    def resume(
+        cls,
+        store: Store,
+        *,
+        heartbeat: bool = True,
+        given: Callable[[RunState], Mapping[str, Any]] | None = None,
+        **resumed: Any,
+    ) -> Self:
         """Becomes the owner of a run that exists, and writes `resumed`.
+
+        Args:
+            store: where the run is kept.
+            heartbeat: renew the lease from a thread.
+            given: more fields, of the run as its owner finds it: nobody else changes it any more. What it raises
+                leaves the run as it was.
+            **resumed: fields of the event.
 
         Raises:
             StoreError: there is no run, or its log is damaged.
@@ -63,7 +78,7 @@ class RunLog:
         store.acquire(heartbeat)
         try:
             log.refresh()
-            log.append("resumed", **resumed)
+            log.append("resumed", **resumed, **(given(log.state) if given is not None else {}))
         except BaseException:
             store.release()
             raise

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import io
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from search.cluster import Cluster
 from search.keeping import Keeper, to_delete
 from search.notify import notify
+from search.opening import Setting, space_of
 from search.patient_log import PatientLog
 from search.progress import Progress
 from search.records import RunState, TrialState
-from search.resume import asked_for, changed_config, differences, nothing_left, recorded_config, reopen_failed
-from search.running import SweepResult, exit_code
+from search.resume import (
+    asked_for,
+    changed_config,
+    differences,
+    nothing_left,
+    recorded_config,
+    reopen_failed,
+    resume,
+)
+from search.running import Options, SweepResult, exit_code
 from search.schema import KeepConfig, NotifyConfig, SweepConfig
 from search.store import RunLog, open_store
+from search.sweep import opened as run_opened
 from search.sweep import refuse_taken, set_aside
-from tests.support.drive import toy_config
+from tests.support.drive import NAME, toy_config, toy_options, toy_setting
 from trainable.errors import ConfigError, LeaseHeldError
 
 
@@ -109,6 +122,91 @@ def test_failed_trials_wait_again_and_keep_their_rows(tmp_path: Path) -> None:
         trial = log.state.trials[0]
         assert (trial.state, trial.attempts, trial.best_value) == (TrialState.PAUSED, 1, 0.4)
         assert [waiting.number for waiting in log.state.pending()] == [0]
+
+
+# ---- two at once ----
+
+
+class Meanwhile:
+    """A resume of a run of two trials that are done, in which somebody else resumes the run before it owns it.
+
+    Attributes:
+        looked: how often the data were examined.
+        ran: what would have been run: the sweep and its number of trials.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+        config, self.run, self.settings = toy_config(folder, search={"trials": 2}), folder / NAME, settings
+        setting = toy_setting(config)
+        with PatientLog.create(
+            open_store(self.run), heartbeat=False, **run_opened(config, setting, space_of(config, setting))
+        ) as log:
+            for number in range(2):
+                add(log, number, "COMPLETE", 0.5)
+        self.looked, self.ran = 0, list[tuple[SweepConfig, int]]()
+        monkeypatch.setattr(Options, "cluster", lambda options: nullcontext(Cluster(True, folder)))
+        monkeypatch.setattr("search.resume.slots_of", lambda config, cluster: None)
+        monkeypatch.setattr("search.resume.check_seen_everywhere", lambda *given: None)
+        monkeypatch.setattr("search.resume._run", self._run)
+
+    def _run(self, log: PatientLog, config: SweepConfig, total: int, *given: object) -> SweepResult:
+        assert log.store.owned
+        self.ran.append((config, total))
+        return SweepResult(0, None, log.store.uri, {})
+
+    def examine(self, config: SweepConfig) -> Setting:
+        self.looked += 1
+        if self.looked == 1 and self.settings:
+            with PatientLog.resume(open_store(self.run), heartbeat=False, **self.settings) as other:
+                other.append("closed", exit_code=0, reason=None)
+        return toy_setting(config)
+
+    def resume(self, **given: Any) -> RunState:
+        """What the run's record says afterwards."""
+        resume(self.run, options=replace(toy_options(), examine=self.examine), **given)
+        return RunLog.open(open_store(self.run)).state
+
+
+@pytest.mark.fault(
+    11,
+    how="`resume --add-trials 3` of a run to which another adds two and sets max_hours, before the first owns it",
+    saw="the trials of both are asked for, and the other's setting holds: the record is read again once it is owned",
+)
+def test_two_resumes_that_add_trials_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meanwhile = Meanwhile(tmp_path, monkeypatch, set={"search.max_hours": 2.0}, total=4)
+    state = meanwhile.resume(add_trials=3, sets=iter(["search.max_concurrent=2"]))
+    [(config, total)] = meanwhile.ran
+    assert state.total == total == 7
+    assert (config.search.max_hours, config.search.max_concurrent) == (2.0, 2)
+    assert state.settings == {"search.max_hours": 2.0, "search.max_concurrent": 2}
+    assert meanwhile.looked == 2 and state.resumes == 2
+
+
+def test_a_run_that_had_nothing_left_goes_on_where_another_has_added_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile = Meanwhile(tmp_path, monkeypatch, set={}, total=5)
+    assert meanwhile.resume().total == 5 and [total for _, total in meanwhile.ran] == [5]
+
+
+def test_a_run_that_nobody_else_resumes_is_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = Meanwhile(tmp_path, monkeypatch)
+    assert alone.resume().closed == {"exit_code": 0, "reason": None} and alone.ran == []
+    assert alone.resume(add_trials=1).total == 3 and len(alone.ran) == 1 and alone.looked == 2
+
+
+def test_what_another_has_changed_may_refuse_a_resume_and_then_the_run_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile = Meanwhile(tmp_path, monkeypatch, set={"search.trials": 0}, total=4)
+    with pytest.raises(ConfigError, match="trials"):
+        meanwhile.resume(add_trials=3)
+    store = open_store(tmp_path / NAME)
+    assert RunLog.open(store).state.resumes == 1
+    store.acquire(heartbeat=False)
+    store.release()
 
 
 # ---- places ----
