@@ -119,6 +119,9 @@ SELECTIONS: dict[str, Callable[[], Any]] = {
     "image_weighted": lambda: pseudo_labels.image_weighted(
         pseudo_labels.select_per_class(PROBABILITIES, 0.5, VALID), PROBABILITIES, TENSOR
     ),
+    "without_classes": lambda: pseudo_labels.without_classes(
+        pseudo_labels.select_per_class(PROBABILITIES, 0.5, VALID), torch.arange(C) == 1
+    ),
     "mean_probabilities": lambda: pseudo_labels.mean_probabilities(torch.randn(4, B, C, H, W)),
     "pixel_entropy": lambda: pseudo_labels.pixel_entropy(PROBABILITIES),
     "per_class": lambda: pseudo_labels.per_class(TENSOR, C, PROBABILITIES),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import get_args
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from tests.support.linear_steps import CLASSES, made, numbers
 from trainable import losses
+from trainable.config import resolve
+from trainable.errors import ConfigError
 from trainable.pseudo_labels import MODES, Numbers, alone
 from trainable.recipes.cps import CPS
 from trainable.recipes.per_class import PerClassThresholds
@@ -132,3 +135,33 @@ def test_a_threshold_that_every_pixel_passes_is_named_unless_it_is_0_on_purpose(
     assert text is not None and "threshold.a=0.3" in text and "threshold.b" not in text and "threshold.c" not in text
     assert warned(threshold=0.34) == [] and warned(threshold=0.0) == []
     assert warned(threshold=0.3, threshold_mode="freematch") == []
+
+
+@pytest.mark.parametrize("mode", ["fixed", "softmatch", "entropy_pct"])
+def test_an_excluded_class_gives_no_pseudo_label_and_the_others_stay(mode: str) -> None:
+    probabilities, valid = predictions(3), VALID.clone()
+    valid[0, 0] = False
+    plain, without = (
+        made(PerClassThresholds, threshold=0.5, threshold_mode=mode, selection={"exclude_classes": names})
+        for names in ((), ("b",))
+    )
+    full, found = (r.select(probabilities, valid, numbers(r, 3)) for r in (plain, without))
+    gone = full.label == 1
+    assert bool(gone.any()) and bool((found.label[gone] == 255).all()) and bool((found.weight[gone] == 0).all())
+    assert torch.equal(found.label[~gone], full.label[~gone]) and torch.equal(found.weight[~gone], full.weight[~gone])
+    stats = found.stats
+    assert stats["st/selected"].tolist() == [(found.label == c).sum().item() for c in range(len(CLASSES))]
+    assert stats["st/pixels_selected"] == (found.label != 255).sum() == stats["st/selected"].sum()
+    assert torch.equal(stats["st/predicted"], full.stats["st/predicted"])
+    if mode == "softmatch":
+        assert stats["st/weight"] == found.weight.sum()
+    everything = made(PerClassThresholds, threshold=0.0, selection={"exclude_classes": CLASSES})
+    nothing = everything.select(probabilities, valid, numbers(everything, 3))
+    assert nothing.stats["st/images_selected"] == 0 == nothing.weight.sum()
+
+
+@pytest.mark.parametrize("knob", ["exclude_classes", "selection.exclude_classes"])
+def test_only_classes_of_the_data_can_be_excluded(knob: str) -> None:
+    message = f"train:{knob}: {knob} must name classes of the data (a, b, c), but got 'd'"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        resolve(PerClassThresholds.config, train={knob: ["a", "d"]}, class_names=CLASSES)

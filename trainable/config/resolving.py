@@ -182,6 +182,12 @@ def _class_faults(
         value: Any = nested
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
+        if name.rpartition(".")[2] == "exclude_classes" and isinstance(value, list | tuple):
+            for given in value:
+                if given not in names:
+                    message = f"must name classes of the data ({', '.join(names)}), but got {given!r}"
+                    yield Fault(f"{where}:{name}", f"{name} {message}{nearest(str(given), names)}")
+            continue
         if declared.kind != "per_class" or not isinstance(value, Mapping):
             continue
         for given in value:

@@ -12,6 +12,7 @@ from trainable.pseudo_labels.select import (
     per_class,
     pixel_entropy,
     select_per_class,
+    without_classes,
 )
 from trainable.pseudo_labels.target import (
     REJECTED,
@@ -46,4 +47,5 @@ __all__ = [
     "selection_stats",
     "two_sided_thresholds",
     "vote_target",
+    "without_classes",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainable.pseudo_labels.target import Target, make_target
+from trainable.pseudo_labels.target import REJECTED, Target, make_target
 
 
 def confidence(probabilities: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,6 +82,32 @@ def select_per_class(
     value, label = confidence(probabilities)
     limits = per_class(thresholds, probabilities.shape[1], value)
     return make_target(label, value > limits[label], valid, probabilities.shape[1], thresholds=limits)
+
+
+def without_classes(target: Target, excluded: Tensor) -> Target:
+    """Reject the pixels of some classes from a target, whatever chose them.
+
+    Args:
+        target: what was chosen. excluded: bool[C], true for the classes to reject.
+
+    Returns:
+        The target; the counts of what was selected follow, those of what was seen and predicted do not change.
+
+    >>> target = select_per_class(torch.tensor([[[0.9, 0.2], [0.1, 0.8]]]), 0.5)
+    >>> target.label.tolist(), without_classes(target, torch.tensor([True, False])).label.tolist()
+    ([[0, 1]], [[255, 1]])
+    """
+    chosen = target.label != REJECTED
+    gone = chosen & excluded[torch.where(chosen, target.label, torch.zeros_like(target.label))]
+    kept, weight = chosen & ~gone, target.weight * ~gone
+    stats = target.stats | {
+        "st/pixels_selected": kept.sum(),
+        "st/images_selected": kept.flatten(1).any(1).sum(),
+        "st/selected": target.stats["st/selected"] * ~excluded,
+    }
+    if "st/weight" in stats:
+        stats["st/weight"] = weight.sum()
+    return Target(torch.where(gone, torch.full_like(target.label, REJECTED), target.label), weight, target.valid, stats)
 
 
 def per_class(thresholds: float | Tensor, num_classes: int, like: Tensor) -> Tensor:

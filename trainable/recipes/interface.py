@@ -237,7 +237,7 @@ class Recipe(ABC, Generic[C]):
         return logits.softmax(1)
 
     def pseudo_labels(self, nets: Nets, image: Tensor, valid: Tensor, sched: Sched) -> Target | None:
-        """What the recipe labels unlabeled images with at this step; None where it has no pixel-level choice.
+        """What the recipe labels unlabeled images with at this step; None where it labels none.
 
         To measure how right they are: it changes nothing.
 

@@ -23,6 +23,7 @@ from trainable.pseudo_labels import (
     confidence_weighted,
     image_weighted,
     mean_probabilities,
+    without_classes,
 )
 from trainable.recipes.interface import Nets, Sched
 from trainable.recipes.pixel import PixelRecipe
@@ -87,6 +88,10 @@ class SelectionConfig(Section):
         0.97, legal=(0.0, 1.0), search=(0.8, 0.99), unit="probability", acts_from="self_training",
         help="An image weighs as much as its share of pixels that are at least so sure.",
     )  # fmt: skip
+    exclude_classes: tuple[str, ...] = knob(
+        (), acts_from="self_training", searchable=False, why_not="it names classes",
+        help="Classes whose predictions never become pseudo-labels, whatever their threshold.",
+    )  # fmt: skip
 
 
 class SelectingConfig(PixelRecipeConfig):
@@ -126,6 +131,8 @@ class SelectingRecipe(PixelRecipe[S]):
         for labeler in self.labelers:
             state = mode.init(self.task.num_classes, "cpu")
             made |= {f"selection/{labeler}/{name}": tensor for name, tensor in state.items()}
+        if excluded := self.cfg.selection.exclude_classes:
+            made["excluded"] = torch.tensor([name in excluded for name in self.task.class_names])
         return made
 
     def use_device_state(self, state: dict[str, Tensor]) -> None:
@@ -173,6 +180,8 @@ class SelectingRecipe(PixelRecipe[S]):
         )  # fmt: skip
         mode = MODES[self.cfg.threshold_mode]
         target = mode.select(self._modes[labeler], probabilities, valid, numbers, sum_over_workers)
+        if cfg.exclude_classes:
+            target = without_classes(target, self.state["excluded"])
         if cfg.weighting == "confidence":
             return confidence_weighted(target, probabilities, cfg.weight_gamma)
         return image_weighted(target, probabilities, cfg.weight_level) if cfg.weighting == "image" else target
