@@ -10,27 +10,23 @@ published is kept in `RUN/wandb/position.json`.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import hashlib
 import json
 import os
 import random
 import re
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import wandb
 
+from search.publisher_process import NOTICE, own_folder
 from search.records import RunState, TrialRecord
 from search.schema import WandbConfig
 from search.store import RunLog, Store, open_store
-from search.wandb_key import Mode, mode_of
+from search.wandb_key import Mode
 from trainable.errors import StoreError
 from trainable.processes import pid_alive
 
@@ -38,8 +34,6 @@ POSITION = "wandb/position.json"
 INIT_TIMEOUT_S, FINISH_TIMEOUT_S = 30.0, 30.0
 POLL_S, LINGER_S = 2.0, 60.0
 ATTEMPTS, FIRST_WAIT_S = 4, 1.0
-NOTICE = "notice: "
-"""Begins the lines of the publisher's log that the driver shows."""
 
 _REFUSED = ("UsageError", "AuthenticationError")
 
@@ -81,13 +75,6 @@ class Position:
         store.write_bytes(POSITION, json.dumps(content).encode())
 
 
-def local_folder(run: str) -> Path:
-    """Where wandb keeps its own files: in a local run's folder, else in a temporary one of its own."""
-    if "://" in run:
-        return Path(tempfile.gettempdir()) / f"thresher-wandb-{hashlib.sha256(run.encode()).hexdigest()[:12]}"
-    return Path(run) / "wandb"
-
-
 class Publisher:
     """Draws a run's trials.
 
@@ -96,6 +83,9 @@ class Publisher:
         start: makes a wandb run; `wandb.init` unless a test says otherwise.
         let_go: ends all that a failed start left; `wandb.teardown` unless a test says otherwise.
         pause: waits; `time.sleep` unless a test says otherwise.
+
+    Raises:
+        StoreError: there is no run, or wandb has no folder for its files.
     """
 
     def __init__(
@@ -105,6 +95,11 @@ class Publisher:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self._run, self._config, self.mode = run, config, mode
         self._start, self._let_go, self._pause = start, let_go, pause
+        try:
+            self._folder = own_folder(run)
+        except OSError as error:
+            message = f"{error.filename or run}: must be a folder that wandb can write, but {error.strerror or error}"
+            raise StoreError(f"{message}; mend or remove it") from error
         self.store = open_store(run)
         self.log = RunLog.open(self.store)
         self.position = Position.read(self.store)
@@ -171,7 +166,9 @@ class Publisher:
                 refused = type(error).__name__ in _REFUSED or re.search(r"\b401\b", str(error)) is not None
                 if self.mode == "online" and (refused or attempt == ATTEMPTS - 2):
                     what = "does not take the key" if refused else "cannot be reached"
-                    _say(f"{NOTICE}wandb {what}: this run is kept offline; `thresher wandb-sync` sends it later")
+                    _say(
+                        f"{NOTICE}wandb {what}: this run is kept offline; `thresher wandb-sync` sends it later"
+                    )
                     self.mode = "offline"
                 self._pause(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0))
             else:
@@ -181,15 +178,13 @@ class Publisher:
 
     def _init(self, trial: TrialRecord) -> Drawn:
         name, run_id = self.state.run["name"], self.state.run["run_id"]
-        folder = local_folder(self._run)
-        folder.mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(
             init_timeout=INIT_TIMEOUT_S, finish_timeout=FINISH_TIMEOUT_S, console="off", silent=True, disable_git=True,
             disable_code=True,
         )  # fmt: skip
         return self._start(
             project=self._config.project, entity=self._config.entity, group=name, name=f"{name}-{trial.number}",
-            id=f"{run_id}-{trial.number}", resume="allow", mode=self.mode, dir=str(folder), reinit="create_new",
+            id=f"{run_id}-{trial.number}", resume="allow", mode=self.mode, dir=str(self._folder), reinit="create_new",
             config={**trial.params, "trial": trial.number, "source": trial.source, "generation": trial.generation},
             settings=settings,
         )  # fmt: skip
@@ -239,49 +234,6 @@ def _say(line: str) -> None:
 def _alive(pid: int) -> bool:
     # On Windows a process keeps its parent's number when that is gone.
     return os.getppid() == pid and pid_alive(pid)
-
-
-class Tracking:
-    """Starts the publisher beside the driver, and leaves it to itself; what people should know of it is said once.
-
-    Args:
-        run: path or URI. config: the sweep's wandb section. say: takes a line for the user.
-    """
-
-    def __init__(self, run: str, config: WandbConfig, say: Callable[[str], object] = print) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._say, self._log, self._read = say, local_folder(run) / "publisher.log", 0
-        mode = mode_of(config)
-        if mode == "disabled":
-            return
-        folder = local_folder(run)
-        with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            with self._log.open("ab") as output:
-                self._read = output.tell()
-                self._process = subprocess.Popen(
-                    [
-                        sys.executable, "-m", "search.tracking", run, "--config", config.model_dump_json(),
-                        "--mode", mode,
-                    ],
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-                )  # fmt: skip
-
-    def update(self, state: RunState) -> None:
-        """Pass on the publisher's notices; it reads the record by itself."""
-        if self._process is None:
-            return
-        with contextlib.suppress(OSError), self._log.open("rb") as log:
-            log.seek(self._read)
-            whole = log.read().rpartition(b"\n")[0]
-            self._read += len(whole) + 1 if whole else 0
-            for line in whole.decode("utf-8", "replace").splitlines():
-                if line.startswith(NOTICE):
-                    self._say(line.removeprefix(NOTICE))
-
-    def close(self, state: RunState) -> None:
-        """The same; the publisher sees that the run is closed, draws the rest and ends."""
-        self.update(state)
 
 
 def main() -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from search.keeping import Keeper
 from search.patient_log import PatientLog
+from search.publisher_process import Tracking
 from search.running import Watcher
 from search.schema import SweepConfig
 from search.tables import TableWriter
-from search.tracking import Tracking
 
 
 def watchers_of(log: PatientLog, config: SweepConfig) -> tuple[Watcher, ...]:

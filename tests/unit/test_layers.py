@@ -40,7 +40,7 @@ search.failure search.messages search.suggestion search.known search.scheduler s
 search.slots search.gpu_gate search.flags search.stop_question search.folder_lock search.mirror
 search.trial_folder search.trial
 search.cluster search.preflight search.control search.verdicts search.driver search.tune_hooks
-search.wandb_key
+search.wandb_key search.publisher_process
 search.progress search.keeping search.tracking search.opening search.running search.watchers search.notify
 search.sweep search.resume search.single
 search.importance search.comparison search.trained search.export search.status search.study search.probe search.preview

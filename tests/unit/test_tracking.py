@@ -6,21 +6,26 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from search.publisher_process import Tracking, local_folder, own_folder
+from search.records import RunState
 from search.schema import WandbConfig
 from search.store import RunLog, open_store
-from search.tracking import POSITION, Publisher, Tracking, publish
+from search.tracking import POSITION, Publisher, publish
 from search.wandb_key import key_note, mode_of
 from tests.support.fault_page import Observed
 from tests.support.runs import unbroken
+from trainable.errors import StoreError
 
 
 class FakeRun:
@@ -106,7 +111,9 @@ def test_a_damaged_position_means_drawing_again_not_an_error(tmp_path: Path) -> 
     saw="offline from then on, said once",
     seam=True,
 )
-def test_when_nobody_answers_the_run_is_kept_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_when_nobody_answers_the_run_is_kept_offline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = write_run(tmp_path / "run")
     server = FakeWandb(refusals=3)
     publish(run, WandbConfig(), "online", **seams(server))
@@ -182,13 +189,16 @@ def refusing(code: int | None) -> Iterator[str]:
 PUBLISH = """
 import sys
 from search import tracking
+from search.publisher_process import Tracking, local_folder, own_folder
 from search.schema import WandbConfig
 tracking.INIT_TIMEOUT_S, tracking.FIRST_WAIT_S, tracking.ATTEMPTS = 1.0, 0.1, int(sys.argv[2])
 print(tracking.publish(sys.argv[1], WandbConfig(), "online"))
 """
 
 
-@pytest.mark.fault(34, 35, how="the real wandb against servers that answer 500, 429 and 401, and against none")
+@pytest.mark.fault(
+    34, 35, how="the real wandb against servers that answer 500, 429 and 401, and against none"
+)
 def test_the_real_wandb_that_gets_no_answer_keeps_the_run_offline(tmp_path: Path, observed: Observed) -> None:
     key, started = "canary" + "0" * 34, []
     with ExitStack() as servers:
@@ -209,7 +219,9 @@ def test_the_real_wandb_that_gets_no_answer_keeps_the_run_offline(tmp_path: Path
         assert process.returncode == 0 and f"(2, {rows})" in text.splitlines(), text
         [notice] = [line for line in text.splitlines() if line.startswith("notice: ")]
         assert ("does not take the key" if code == 401 else "cannot be reached") in notice
-        kept = {path.stem.removeprefix("run-") for path in (Path(run) / "wandb").rglob("offline-run-*/*.wandb")}
+        kept = {
+            path.stem.removeprefix("run-") for path in (Path(run) / "wandb").rglob("offline-run-*/*.wandb")
+        }
         assert len(kept) == 2 and key not in text
         shown = "no server" if code is None else str(code)
         what = f"{shown}: {notice.removeprefix('notice: ')}; every evaluation in offline runs"
@@ -220,7 +232,7 @@ def test_notices_of_the_publisher_are_passed_on_once(tmp_path: Path) -> None:
     run, said = write_run(tmp_path / "run"), []
     log = Path(run) / "wandb" / "publisher.log"
     tracking = Tracking(run, WandbConfig(mode="disabled"), said.append)
-    tracking._process = cast("Any", object())
+    tracking._process = cast("Any", SimpleNamespace(poll=lambda: None))
     state = RunLog.open(open_store(run)).state
     tracking.update(state)
     log.parent.mkdir()
@@ -228,6 +240,68 @@ def test_notices_of_the_publisher_are_passed_on_once(tmp_path: Path) -> None:
     tracking.update(state)
     tracking.close(state)
     assert said == ["wandb cannot be reached"]
+
+
+@pytest.mark.fault(
+    34,
+    how="a sweep whose wandb folder is a file; on S3, one whose folder in the shared temporary one is another user's",
+    saw="one line that names the folder and `thresher wandb-sync`; the search goes on without its publisher",
+)
+@pytest.mark.parametrize("where", ["local", "remote"])
+def test_a_folder_that_wandb_cannot_have_is_named_once_and_the_search_goes_on(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run, said = "s3://bucket/run" if where == "remote" else write_run(tmp_path / "run"), list[str]()
+    folder = local_folder(run)
+    if where == "remote":
+        folder.mkdir(mode=0o777)
+        monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    else:
+        folder.write_text("in its way")
+    tracking = Tracking(run, WandbConfig(), said.append)
+    assert said == []
+    for _ in range(3):
+        tracking.update(RunState())
+    tracking.close(RunState())
+    [line] = said
+    assert f"cannot write {folder} (" in line and f"`thresher wandb-sync {run}`" in line
+    assert where == "local" or list(folder.iterdir()) == []
+
+
+def test_a_folder_of_our_own_in_the_temporary_one_is_for_us_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = own_folder("s3://bucket/run")
+    assert own_folder("s3://bucket/run") == folder and folder.stat().st_mode & 0o077 == 0
+    (tmp_path / "elsewhere").mkdir()
+    local_folder("s3://bucket/other").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermissionError, match="a link"):
+        own_folder("s3://bucket/other")
+
+
+def test_a_publisher_has_a_folder_or_says_what_is_in_its_way(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    local_folder(run).write_text("in its way")
+    with pytest.raises(StoreError, match=r"wandb: must be a folder that wandb can write, but File exists"):
+        publish(run, WandbConfig(), "offline", **seams(FakeWandb()))
+
+
+def test_a_publisher_that_ends_by_an_error_is_told_of_once(tmp_path: Path) -> None:
+    run, said = write_run(tmp_path / "run"), list[str]()
+    tracking = Tracking(run, WandbConfig(mode="disabled"), said.append)
+    codes = iter([None, 0])
+    tracking._process = cast("Any", SimpleNamespace(poll=lambda: next(codes)))
+    for _ in range(2):
+        tracking.update(RunState())
+    assert said == []
+    tracking._process = cast("Any", SimpleNamespace(poll=lambda: 1, returncode=1))
+    for _ in range(3):
+        tracking.update(RunState())
+    [line] = said
+    assert "has ended with exit code 1" in line and "publisher.log" in line
 
 
 def test_the_real_wandb_offline_writes_one_run_per_trial_and_no_secret(tmp_path: Path) -> None:
