@@ -12,8 +12,8 @@ from trainable import metrics
 from trainable.data.augment import normalize
 from trainable.data.dataset import Dataset
 from trainable.data.items import hidden_mask
-from trainable.data.loaders import U8
 from trainable.data.random import stream_rng
+from trainable.data.streams import U8
 from trainable.errors import DataError
 from trainable.pseudo_labels import Target
 from trainable.pseudo_labels.target import label_accuracy_counts

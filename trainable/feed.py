@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trainable.data.dataset import Dataset
-from trainable.data.loaders import U8, Batches, Prefetcher
+from trainable.data.prefetch import Batches, Prefetcher
 from trainable.data.random import stream_seed
+from trainable.data.streams import U8
 from trainable.recipes.interface import Phase
 
 

@@ -16,7 +16,7 @@ from trainable.checkpoint import load_best
 from trainable.config import RunConfig, resolve
 from trainable.data.files import SUFFIXES
 from trainable.data.images import read_image
-from trainable.data.loaders import U8
+from trainable.data.streams import U8
 from trainable.data.volume_files import find_volumes
 from trainable.errors import DataError, Fault
 from trainable.evaluation import padded

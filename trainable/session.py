@@ -18,8 +18,8 @@ from trainable.collective import average, first_of
 from trainable.config import RecipeConfig, RunConfig, flatten, nearest, resolve
 from trainable.data.augment import make_views, to_device
 from trainable.data.dataset import Dataset, open_dataset
-from trainable.data.loaders import U8
 from trainable.data.random import stream_rng, stream_seed
+from trainable.data.streams import U8
 from trainable.device import autocast, device_name, peak_memory_mb
 from trainable.errors import ConfigError, Fault, TrainingDiverged
 from trainable.evaluation import Interrupted

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from trainable.atomic import write_atomic
-from trainable.data.loaders import U8
+from trainable.data.streams import U8
 from trainable.errors import CheckpointError
 from trainable.faults import declare, fault_point
 

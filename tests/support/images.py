@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 
 from trainable.data.dataset import Dataset
-from trainable.data.loaders import U8
 from trainable.data.points import discs
 from trainable.data.stacks import Stack, StackSource
+from trainable.data.streams import U8
 
 COLORS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [200, 200, 60]])
 

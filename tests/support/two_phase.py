@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainable import losses
 from trainable.config import RecipeConfig
-from trainable.data.loaders import Stream
+from trainable.data.streams import Stream
 from trainable.optimizers import OptimizerSpec
 from trainable.pseudo_labels import make_target
 from trainable.recipes.interface import Batch, Nets, Opt, Phase, PhaseContext, Recipe, Sched, StepOut

@@ -10,18 +10,10 @@ from hypothesis import strategies as st
 
 from tests.support.images import Blocks
 from trainable.data.augment import blur, box_mask, make_views, mix, normalize, recolor, resample
-from trainable.data.loaders import (
-    Geometry,
-    MultiScale,
-    Photometric,
-    Prefetcher,
-    Stream,
-    StreamSampler,
-    blur_kernel,
-    color_matrix,
-    cutmix_box,
-    order,
-)
+from trainable.data.loaders import StreamSampler, order
+from trainable.data.prefetch import Prefetcher
+from trainable.data.streams import Geometry, MultiScale, Photometric, Stream
+from trainable.data.strong import blur_kernel, color_matrix, cutmix_box
 
 PLAIN = Geometry(1.0, 1.0, flip=False)
 
@@ -98,6 +90,16 @@ def test_what_lies_outside_the_image_is_ignored_and_invalid() -> None:
     assert valid.flatten(1).sum(1).tolist() == [32 * 48] * 8
     assert bool((label[~valid] == 255).all())
     assert float((image * ~valid.unsqueeze(1)).abs().max()) == 0.0
+
+
+def test_what_lies_outside_does_not_darken_the_rim_of_a_small_image() -> None:
+    made = sampler(Stream("s", "labeled", 4, 64, Geometry(0.6, 1.7)), [(32, 48), (48, 32), (80, 80)])
+    for image in made.source.images:  # type: ignore[attr-defined]
+        image[:] = 200
+    for step in range(3):
+        image, _, valid = resample(made.batch(step))
+        assert not bool(valid.all())
+        torch.testing.assert_close(image, 200 / 255 * valid.unsqueeze(1).expand_as(image))
 
 
 def test_labels_stay_true_under_zoom() -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainable.data.loaders import BLUR_TAPS, PADDING, HostBatch
+from trainable.data.streams import BLUR_TAPS, PADDING, HostBatch
 from trainable.task import IGNORE
 
 MEAN = (0.485, 0.456, 0.406)

@@ -9,10 +9,11 @@ from pathlib import Path
 from trainable.config import DataConfig
 from trainable.data.cache import open_cache
 from trainable.data.check import check
-from trainable.data.loaders import U8, Source, Stream, StreamSampler
+from trainable.data.loaders import StreamSampler
 from trainable.data.manifest import Manifest, build_manifest
 from trainable.data.points import Points
 from trainable.data.stacks import StackSource, stacks_of
+from trainable.data.streams import U8, Source, Stream
 from trainable.errors import DataError, Fault
 from trainable.task import Task
 

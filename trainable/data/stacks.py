@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainable.data.items import Item
-from trainable.data.loaders import U8, Source
 from trainable.data.splits import Split
+from trainable.data.streams import U8, Source
 from trainable.errors import DataError, Fault
 from trainable.task import IGNORE
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trainable.data.augment import MEAN, STD, blur, normalize
-from trainable.data.loaders import BLUR_TAPS
+from trainable.data.streams import BLUR_TAPS
 from trainable.data.warp import between, happens
 
 DISCS = 3

@@ -20,7 +20,7 @@ from trainable.config import (
     RecipeConfig,
     SelfTrainingConfig,
 )
-from trainable.data.loaders import Geometry, Stream
+from trainable.data.streams import Geometry, Stream
 from trainable.discriminator import Discriminator, shown, unit_range
 from trainable.knob import knob, redeclared
 from trainable.models import segmenter

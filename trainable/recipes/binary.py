@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import model_validator
 
 from trainable.config import ViewConfig
-from trainable.data.loaders import Geometry, Stream
+from trainable.data.streams import Geometry, Stream
 from trainable.data.tone import Tone
 from trainable.errors import ConfigError, Fault
 from trainable.knob import knob, redeclared

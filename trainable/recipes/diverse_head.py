@@ -18,7 +18,7 @@ from trainable.config import (
     RecipeConfig,
     SelfTrainingConfig,
 )
-from trainable.data.loaders import Geometry, Stream
+from trainable.data.streams import Geometry, Stream
 from trainable.knob import knob, redeclared
 from trainable.models import Segmenter, load_weights, read_weights, segmenter
 from trainable.optimizers import OptimizerSpec

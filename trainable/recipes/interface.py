@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from trainable.config import RecipeConfig, nearest
 from trainable.data.augment import Views
-from trainable.data.loaders import Stream
 from trainable.data.points import Points
+from trainable.data.streams import Stream
 from trainable.errors import ConfigError, Fault
 from trainable.health import Rule
 from trainable.metrics.objective import Direction, Objective, direction_of

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trainable import ema, losses, schedules
 from trainable.config import AugmentConfig
 from trainable.data.augment import Views
-from trainable.data.loaders import Photometric
+from trainable.data.streams import Photometric
 from trainable.knob import Section, knob, redeclared
 from trainable.models import segmenter
 from trainable.optimizers import Optimizer, OptimizerSpec

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trainable import ema, health, losses, schedules
 from trainable.config import LabeledRecipeConfig, PixelRecipeConfig, RecipeConfig, per_class
-from trainable.data.loaders import Geometry, MultiScale, Photometric, Stream
+from trainable.data.streams import Geometry, MultiScale, Photometric, Stream
 from trainable.losses.reduction import Normalize
 from trainable.models import segmenter
 from trainable.optimizers import OptimizerSpec

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainable import ema
 from trainable.config import RecipeConfig
-from trainable.data.loaders import Stream
+from trainable.data.streams import Stream
 from trainable.knob import redeclared
 from trainable.optimizers import OptimizerSpec
 from trainable.pseudo_labels.images import fuse_image_labels
