@@ -19,6 +19,6 @@ register(
 
 register(
     "corrmatch/full",
-    "all of fixmatch's, the feature view, and how logits are spread",
-    {**FULL, "fp_dropout": {}, "corr_share": {}, "corr_channels": {}},
+    "all of fixmatch's, the feature view, how logits are spread, and how labels grow",
+    {**FULL, "fp_dropout": {}, "corr_share": {}, "corr_channels": {}, "grow_regions": {}},
 )

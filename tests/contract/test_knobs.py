@@ -77,6 +77,7 @@ UNDER: dict[str, dict[str, Any]] = {
     "augment.balance_max": {"augment.balance_min": 0.0},
     "head_dropout_step": {"num_heads": 3},
     "keep_share": {"complementary": True},
+    "grow_regions": {"threshold_mode": "fixed", "threshold": 0.34},
     "threshold.positive_floor": {"threshold.decay": 0.2},
     "threshold.negative_ceiling": {"threshold.decay": 0.2},
 }

@@ -116,6 +116,9 @@ SELECTIONS: dict[str, Callable[[], Any]] = {
     "confidence_weighted": lambda: pseudo_labels.confidence_weighted(
         pseudo_labels.select_per_class(PROBABILITIES, 0.5, VALID), PROBABILITIES, TENSOR
     ),
+    "grow": lambda: pseudo_labels.grow(
+        pseudo_labels.select_per_class(PROBABILITIES, 0.5, VALID), torch.rand(B, 4, H, W) < 0.5, torch.rand(C)
+    ),
     "image_weighted": lambda: pseudo_labels.image_weighted(
         pseudo_labels.select_per_class(PROBABILITIES, 0.5, VALID), PROBABILITIES, TENSOR
     ),

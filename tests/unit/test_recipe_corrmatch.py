@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tests.support.linear_steps import labeled_views, made, take_step, unlabeled_views
 from tests.unit.test_recipe_fixmatch import THRESHOLD, consistency, fresh, mean_entropy
+from trainable.data.augment import mix
 from trainable.recipes.corrmatch import Correlation, CorrMatch
 
 
@@ -80,7 +81,7 @@ def test_only_the_comparison_learns_from_spread_logits() -> None:
 def test_a_step_follows_the_formula(joint: bool) -> None:
     recipe = made(
         CorrMatch, threshold=THRESHOLD, threshold_mode="per_class", joint_forward=joint, fp_dropout=0.0, corr_share=0.3,
-        corr_channels=4, st={"weight": 1.5},
+        corr_channels=4, st={"weight": 1.5}, grow_regions=0,
     )  # fmt: skip
     nets, labeled, unlabeled = fresh(recipe), labeled_views(), unlabeled_views(2)
     net, spread = copy.deepcopy(nets["net"]), copy.deepcopy(nets["correlation"])
@@ -113,3 +114,65 @@ def by_hand(net: nn.Module, spread: nn.Module, labeled: object, unlabeled: objec
         logits, moved = parts(image)
         terms += [consistency(logits, teacher, unlabeled, box), consistency(moved, teacher, unlabeled, box) / 2]
     return (supervised + 1.5 * sum(terms) / 4) / 2
+
+
+def test_regions_are_what_is_more_like_a_place_than_the_middle_of_its_range() -> None:
+    torch.manual_seed(1)
+    module, features, places = Correlation(5, 4), 3 * torch.randn(2, 5, 2, 3), torch.tensor([4, 0, 4])
+    found = module.regions(features, places, (7, 9), stride=8)
+    assert found.shape == (2, 3, 7, 9) and found.dtype == torch.bool and not found.requires_grad
+    query, key = module.query(features).flatten(2), module.key(features).flatten(2)
+    for image in range(2):
+        for number, place in enumerate(places.tolist()):
+            like = torch.stack([query[image, :, place] @ key[image, :, j] for j in range(6)]) / 2
+            # The features lie over 8 x 16 pixels, of which the image is the first 7 x 9.
+            large = F.interpolate(
+                like.softmax(0).view(1, 1, 2, 3), (8, 16), mode="bilinear", align_corners=False
+            )[0, 0, :7, :9]
+            share = (large - large.min()) / (large.max() - large.min())
+            assert torch.equal(found[image, number], share > 0.5)
+    flat = module.regions(torch.zeros(1, 5, 1, 1), torch.tensor([0]), (8, 8), stride=8)
+    assert not bool(flat.any()), "one place is like itself alone: it has no region"
+
+
+def test_strong_views_learn_labels_that_grew_outside_of_their_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every image is one region: where that is nearly all of one class, the strong views learn this class alone."""
+    torch.manual_seed(3)
+    recipe = made(CorrMatch, threshold_mode="fixed", threshold=0.5, fp_dropout=0.0, corr_channels=4, grow_regions=1)
+    nets, labeled, unlabeled = fresh(recipe), labeled_views(), unlabeled_views(2)
+    with torch.no_grad():
+        nets["net"].heads[0].bias[1] += 2.0  # type: ignore[index, union-attr]
+    regions = torch.ones(4, 1, 32, 32, dtype=torch.bool)
+    monkeypatch.setattr(Correlation, "regions", lambda *_: regions)
+    net, spread = copy.deepcopy(nets["net"]), copy.deepcopy(nets["correlation"])
+    with torch.no_grad():
+        weak = net(unlabeled.image)
+        confidence, plain = weak.softmax(1).max(1)
+        plain = torch.where((confidence > 0.5) & unlabeled.valid, plain, 255)
+        expected, grown = torch.zeros(()), 0
+        for image, box in zip(unlabeled.strong, unlabeled.boxes, strict=True):
+            label, valid = mix(plain, box), mix(unlabeled.valid, box)
+            for number in range(len(label)):
+                inside = valid[number] & ~box[number]
+                chosen = label[number][inside & (label[number] != 255)]
+                counts = torch.stack([(chosen == c).sum() for c in range(3)])
+                if len(chosen) >= 0.5 * inside.sum() and counts.max() > 0.5 * len(chosen):
+                    grown += int((inside & (label[number] == 255)).sum())
+                    label[number][inside] = counts.argmax()
+            logits = net(image)
+            moved = spread(net.encode(image)[-1], logits)
+            for seen, share in ((logits, 1.0), (moved, 0.5)):
+                entropy = F.cross_entropy(seen, label, ignore_index=255, reduction="none")
+                expected = expected + share * entropy.sum() / valid.sum() / 4
+        entropy = F.cross_entropy(weak, plain, ignore_index=255, reduction="none")
+        expected = expected + entropy.sum() / unlabeled.valid.sum() / 4
+    out = take_step(recipe, nets, {"labeled": labeled, "unlabeled": unlabeled})
+    assert out.losses["loss/st"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert out.target is not None and out.target.stats["st/pixels_grown"].item() == grown > 0
+    assert out.target.stats["st/pixels_selected"].item() == (plain != 255).sum()
+
+
+def test_labels_do_not_grow_without_thresholds() -> None:
+    recipe = made(CorrMatch, threshold_mode="softmatch", corr_channels=4)
+    out = take_step(recipe, fresh(recipe), {"labeled": labeled_views(), "unlabeled": unlabeled_views(2)})
+    assert out.target is not None and "st/pixels_grown" not in out.target.stats

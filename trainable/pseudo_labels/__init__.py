@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trainable.pseudo_labels.growth import grow
 from trainable.pseudo_labels.images import fuse_image_labels, select_images, vote_target
 from trainable.pseudo_labels.mode import Mode, Numbers, State, alone
 from trainable.pseudo_labels.modes import MODES
@@ -34,6 +35,7 @@ __all__ = [
     "confidence",
     "confidence_weighted",
     "fuse_image_labels",
+    "grow",
     "image_weighted",
     "label_accuracy_counts",
     "make_target",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from trainable.data.augment import Views
 from trainable.knob import knob, redeclared
 from trainable.models import STRIDE, Segmenter
-from trainable.pseudo_labels import Target, mean_probabilities
+from trainable.pseudo_labels import Target, grow, mean_probabilities
 from trainable.recipes.fixmatch import (
     CITYSCAPES,
     CITYSCAPES_ABOUT,
@@ -37,6 +38,10 @@ class CorrMatchConfig(FixMatchConfig):
     corr_channels: int = knob(
         64, legal=(1, 4096), search=(16, 256), scale="log", help="Channels in which places are compared."
     )
+    grow_regions: int = knob(
+        128, legal=(0, 4096), search=(0, 256), unit="places", acts_from="self_training",
+        help="Places per image, drawn at random, whose like may take a label as a whole; 0 = labels do not grow.",
+    )  # fmt: skip
 
 
 class Correlation(nn.Module):
@@ -65,23 +70,58 @@ class Correlation(nn.Module):
         """
         query, key = self.query(features).flatten(2), self.key(features).flatten(2)
         with torch.autocast(logits.device.type, enabled=False):
-            like = (query.float().transpose(1, 2) @ key.float()) / query.shape[1] ** 0.5
             height, width = logits.shape[2:]
-            padded = [side + -side % stride for side in (height, width)]
+            padded = _padded(logits.shape[2:], stride)
             rim = (0, padded[1] - width, 0, padded[0] - height)
             whole = F.pad(logits.detach().float(), rim, mode="replicate")
             coarse = F.interpolate(whole, features.shape[2:], mode="bilinear", align_corners=False)
-            spread = coarse.flatten(2) @ like.softmax(2).transpose(1, 2)
+            spread = coarse.flatten(2) @ _alike(query, key).transpose(1, 2)
             at_places = spread.view(*coarse.shape[:2], *features.shape[2:])
             return F.interpolate(at_places, padded, mode="bilinear", align_corners=False)[..., :height, :width]
+
+    @torch.no_grad()
+    def regions(self, features: Tensor, places: Tensor, size: Sequence[int], stride: int = 1) -> Tensor:
+        """What is like some places: where a_ij, brought to the image's size, is above the middle of its range.
+
+        Args:
+            features: float[B, F, h, w], as above. places: int64[M], i, in [0, h w). size: of the image.
+            stride: to multiples of what the encoder pads.
+
+        Returns:
+            bool[B, M, *size].
+        """
+        query, key = self.query(features).flatten(2), self.key(features).flatten(2)
+        with torch.autocast(features.device.type, enabled=False):
+            alike = _alike(query.index_select(2, places), key)
+            alike = alike.view(*alike.shape[:2], *features.shape[2:])
+            return torch.stack([_above_middle(maps, size, _padded(size, stride)) for maps in alike])
+
+
+def _alike(query: Tensor, key: Tensor) -> Tensor:
+    """softmax_j(q_i k_j / sqrt(channels)), float32[B, I, J]; query: float[B, D, I], key: float[B, D, J]."""
+    alike: Tensor = (query.float().transpose(1, 2) @ key.float()) / query.shape[1] ** 0.5
+    return alike.softmax(2)
+
+
+def _padded(size: Sequence[int], stride: int) -> list[int]:
+    return [side + -side % stride for side in size]
+
+
+def _above_middle(maps: Tensor, size: Sequence[int], padded: Sequence[int]) -> Tensor:
+    """Where each map of one image is above the middle of its range; nowhere on a flat one. float[M, h, w]."""
+    large = F.interpolate(maps.unsqueeze(0), list(padded), mode="bilinear", align_corners=False)[0]
+    large = large[:, : size[0], : size[1]]
+    middle: Tensor = (large.amin((1, 2), keepdim=True) + large.amax((1, 2), keepdim=True)) / 2
+    return large > middle
 
 
 class CorrMatch(StrongViewRecipe[CorrMatchConfig]):
     """UniMatch's four views, the fourth being the strong views' logits spread along feature correlations.
 
     L = ((1 - corr_share) labeled + corr_share spread labeled + st.weight (strong + strong + feature + spread) / 4) / 2.
-    The original also lets labels grow along its correlation maps; here those are only learned. A place's weights
-    sum to 1.
+    The labels of the strong views grow: what is like a place takes one class as a whole where nearly all of it is sure
+    of that, outside of the pasted box. The original has a soft loss in the second strong view's place, and spreads the
+    weak view, too; here a place's weights sum to 1.
     """
 
     name: ClassVar[str] = "corrmatch"
@@ -98,6 +138,7 @@ class CorrMatch(StrongViewRecipe[CorrMatchConfig]):
         "VOC": Preset(VOC, f"{VOC_ABOUT}, as unimatch"),
         "Cityscapes": Preset(CITYSCAPES | {"threshold_mode": "fixed"}, f"{CITYSCAPES_ABOUT}, as unimatch"),
     }
+    metrics: ClassVar[tuple[str, ...]] = (*StrongViewRecipe.metrics, "st/pixels_grown")
     num_strong: ClassVar[int] = 2
     learners: ClassVar[tuple[str, ...]] = ("net", "correlation")
 
@@ -126,14 +167,36 @@ class CorrMatch(StrongViewRecipe[CorrMatchConfig]):
             features = net.encode(image)
             strong = net.decode(features, image.shape[2:]).mean(0)
         spread = self.spread(nets, features[-1], strong)
+        there, target = self.grown(nets, weak.weak_deepest, target, unlabeled.boxes)
         losses = [
-            self.self_training_loss(logits, mixed(target, box))
+            self.self_training_loss(logits, labels)
             for views in (strong, spread)
-            for logits, box in zip(views.chunk(2), unlabeled.boxes, strict=True)
+            for logits, labels in zip(views.chunk(2), there, strict=True)
         ]
         feature = self.self_training_loss(weak.noisy.mean(0), target)
         consistency = (losses[0] + losses[1] + feature + (losses[2] + losses[3]) / 2) / 4
         return self.both_supervised(nets, weak.heads.mean(0), weak.deepest, labeled.label), consistency, target
+
+    def grown(
+        self, nets: Nets, deepest: Tensor, target: Target, boxes: Sequence[Tensor]
+    ) -> tuple[list[Target], Target]:
+        """The labels of each strong view, grown outside of its box, and those of the weak view with what was counted.
+
+        Args:
+            nets: the networks. deepest: the weak view's coarsest features. target: its labels. boxes: of the views.
+        """
+        there, limits = [mixed(target, box) for box in boxes], target.stats.get("threshold")
+        if not self.cfg.grow_regions or limits is None:
+            return there, target
+        number = deepest.shape[2] * deepest.shape[3]
+        places = torch.randint(number, (self.cfg.grow_regions,), device=deepest.device)
+        correlation = nets["correlation"]
+        assert isinstance(correlation, Correlation)
+        with self.precision():
+            alike = correlation.regions(deepest, places, target.label.shape[1:], STRIDE)
+        there = [grow(labels, alike & ~box.unsqueeze(1), limits) for labels, box in zip(there, boxes, strict=True)]
+        counted = {"st/pixels_grown": torch.stack([labels.stats["st/pixels_grown"] for labels in there]).sum()}
+        return there, replace(target, stats=target.stats | counted)
 
     def supervised_part(self, nets: Nets, labeled: Views) -> Tensor:
         """The labeled loss of the logits and of what is spread of them."""

@@ -88,11 +88,12 @@ class WeakViews:
 
     Attributes:
         heads: of the labeled batch, float[K, B, C, *S]. deepest: its coarsest features, float[B, F, *s].
-        logits: of the weak view's heads. noisy: of the same with dropped features.
+        weak_deepest: those of the weak view. logits: of its heads. noisy: of the same with dropped features.
     """
 
     heads: Tensor
     deepest: Tensor
+    weak_deepest: Tensor
     logits: Tensor
     noisy: Tensor
 
@@ -114,4 +115,4 @@ def weak_views(recipe: StrongViewRecipe[Any], net: nn.Module, labeled: Tensor, w
         alone = [f[:start] for f in features] if joint else net.encode(labeled)
         heads = logits[:, :start] if joint else net.decode(alone, labeled.shape[2:])
     stop = start + len(weak)
-    return WeakViews(heads, alone[-1], logits[:, start:stop], logits[:, stop:])
+    return WeakViews(heads, alone[-1], features[-1][start:], logits[:, start:stop], logits[:, stop:])
