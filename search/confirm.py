@@ -19,6 +19,7 @@ from search.export import chosen_trial
 from search.metric_columns import metric_columns, objectives
 from search.opening import Setting, baselines_of, definition
 from search.patient_log import PatientLog
+from search.preflight import check_seen_everywhere
 from search.progress import Progress
 from search.records import SCHEMA, RunState, TrialRecord
 from search.resume import recorded_config
@@ -205,6 +206,7 @@ def _run(log: PatientLog, config: SweepConfig, options: Options) -> SweepResult:
     about = _about(log.state)
     total = len(about["variants"]) * len(about["seeds"])
     with options.cluster() as cluster, Progress(lambda: log.state, total, options.console) as progress:
+        check_seen_everywhere(log.store, config.data.root, cluster, config.resources.workers_per_trial)
         sitting = Sitting(config, total, assemble_confirm, options.fit, watchers_of(log, config))
         return run_sitting(log, sitting, cluster, progress)
 

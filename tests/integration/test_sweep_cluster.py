@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import platform
@@ -97,11 +98,43 @@ def test_workers_of_one_trial_share_a_folder_that_several_machines_see(
     shared_ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Cluster, "shared", True)
-    cluster, objects = Cluster(False, tmp_path), cast(Store, SimpleNamespace(path=None))
-    check_seen_everywhere(objects, str(tmp_path), cluster, workers=1)
+    cluster, objects = Cluster(True, tmp_path), cast(Store, SimpleNamespace(path=None))
     check_seen_everywhere(open_store(tmp_path / "run"), str(tmp_path), cluster, workers=2)
     with pytest.raises(ConfigError, match="must be 1, but got workers_per_trial=2"):
         check_seen_everywhere(objects, str(tmp_path), cluster, workers=2)
+
+
+@pytest.mark.fault(
+    8,
+    how="a sweep on object storage that the processes of a running Ray have no access to",
+    saw="refused before the first trial, exit 2: the node's name, the reason, and whose environment lacks what",
+)
+def test_object_storage_that_a_node_cannot_use_is_refused(shared_ray: str, tmp_path: Path) -> None:
+    # What lies in this process's memory, nobody else has.
+    storage = f"memory://{tmp_path.name}"
+    words = f"must read and write it, because a trial may run on any, but {platform.node()} cannot; .*another storage"
+    with pytest.raises(ConfigError, match=words) as caught:
+        start_sweep(toy_config(storage, data={"root": str(tmp_path)}), options=toy_options())
+    assert caught.value.exit_code == 2 and len(caught.value.faults) == 1
+    store = open_store(f"{storage}/{NAME}")
+    assert store.list() == []
+    # A Ray of our own has this process's environment.
+    check_seen_everywhere(store, str(tmp_path), Cluster(True, tmp_path))
+
+
+def test_a_node_that_does_not_answer_or_lacks_the_code_is_named(
+    shared_ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, cluster = open_store(tmp_path / "run"), Cluster(False, tmp_path)
+    monkeypatch.setattr(Cluster, "shared", True)
+    monkeypatch.setattr("search.preflight._lacks", lambda *asked: importlib.import_module("no_such_package"))
+    with pytest.raises(ConfigError, match=f"^{platform.node()}: every node must run this .*no_such_package"):
+        check_seen_everywhere(store, str(tmp_path), cluster)
+    monkeypatch.setattr("search.preflight._lacks", lambda *asked: time.sleep(600))
+    monkeypatch.setattr("search.preflight._TASK_TIMEOUT_S", 0.5)
+    with pytest.raises(ConfigError, match=f"^{platform.node()}: every node must answer"):
+        check_seen_everywhere(store, str(tmp_path), cluster)
+    assert store.list() == []
 
 
 _JOIN = """

@@ -1,0 +1,32 @@
+"""What a node is asked before a run on object storage begins: the question itself, without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from search.preflight import _lacks
+from search.store import open_store
+from tests.support.s3 import s3_server
+
+PROBE = "control/.probe-7"
+
+
+def test_a_node_must_read_what_the_driver_wrote_and_write_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_server() as server:
+        run = f"{server.uri}/runs/toy"
+        open_store(run).write_bytes(PROBE, b"thresher\n")
+        assert _lacks([], run, PROBE) == []
+        assert open_store(run).list() == [PROBE]
+        # The same name elsewhere: everything works, and nothing of it would be found again.
+        [(where, why)] = _lacks([], run, "control/.probe-8")
+        assert where == run and why is not None and "another storage" in why
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        [(where, why)] = _lacks([], run, PROBE)
+        assert where == run and why is not None and "must be reachable" in why and "after 2 tries" in why
+
+
+def test_folders_that_a_node_does_not_see_are_named(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    assert _lacks([str(tmp_path), missing], None, PROBE) == [(missing, None)]
