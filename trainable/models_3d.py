@@ -55,24 +55,19 @@ def volume_segmenter(
     return net
 
 
-def fitted_window(shape: Sequence[int], side: int, stride: int) -> tuple[int, ...]:
-    """Sides of the windows that a volume is predicted by: no longer than the volume needs.
+def fitted_window(depth: int, side: int, multiple: int) -> tuple[int, int, int]:
+    """Sides of the windows that a volume is predicted by: a cube, but no deeper than the volume needs.
 
-    A thin volume in a window of equal sides would be padding for the most part, which costs time and, as the network
-    normalizes by what it sees, bends the answer.
+    A thin volume in a cube would be padding for the most part, which costs time and, as the network normalizes by what
+    it sees, bends the answer. Crops of thin volumes are as thin in training (`Stream.depth_multiple`).
 
     Args:
-        shape: of the volume. side: of a crop in training, a multiple of the stride. stride: of the network.
+        depth: of the volume. side: of a crop in training, a multiple of `multiple`. multiple: of what sides must be.
 
-    Returns:
-        Per axis the shape rounded up to the stride, at most `side`; the last is two strides at least, because the
-        coarsest level must hold more than one value to be normalized.
-
-    >>> fitted_window((3, 512, 512), 16, 4), fitted_window((1, 2, 3), 16, 4)
-    ((4, 16, 16), (4, 4, 8))
+    >>> fitted_window(3, 16, 4), fitted_window(20, 16, 4)
+    ((4, 16, 16), (16, 16, 16))
     """
-    fitted = [min(side, -(-size // stride) * stride) for size in shape]
-    return (*fitted[:-1], max(fitted[-1], 2 * stride))
+    return (min(side, -(-depth // multiple) * multiple), side, side)
 
 
 def sliding_window(

@@ -9,15 +9,16 @@ import pytest
 import torch
 from scipy import ndimage
 
+from tests.support.images import stacked_dataset
 from trainable import losses
 from trainable.config import resolve
-from trainable.data.augment import Views, normalize
+from trainable.data.augment import Views, make_views, normalize
 from trainable.data.balance import Balance
 from trainable.data.tone import stretched
 from trainable.errors import ConfigError
 from trainable.health import no_better_than
 from trainable.metrics.cleaning import clean_mask
-from trainable.models_3d import sliding_window, volume_segmenter
+from trainable.models_3d import fitted_window, sliding_window, volume_segmenter
 from trainable.optimizers import Optimizer
 from trainable.recipes.surface import Surface
 from trainable.recipes.surface_config import SurfaceConfig
@@ -184,9 +185,19 @@ def test_a_thin_volume_is_predicted_by_windows_as_thin_many_at_a_time() -> None:
         seen.clear()
         deep = recipe.probabilities({"net": Watched()}, torch.randn(1, 3, 20, 20, 20))
         assert deep.isfinite().all() and seen == [(8, 3, 16, 16, 16)]
-        seen.clear()
-        assert recipe.probabilities({"net": Watched()}, image[..., :2, :3]).shape == (1, 2, 3, 2, 3)
-        assert seen == [(1, 3, 4, 4, 8)]
+
+
+def test_a_thin_volume_is_learned_from_crops_as_thin_as_its_windows() -> None:
+    recipe, data = made(3, crop_size=16, volume={"depth": 2, "filters": 8}), stacked_dataset(sections=6, size=20)
+    sampler = data.sampler(recipe.phases()[0].streams[0], seed=1)
+    views = make_views(sampler.batch(0))
+    assert views.image.shape[2:] == fitted_window(6, 16, 4) == (8, 16, 16)
+    for label, valid in zip(views.label, views.valid, strict=True):
+        deep = valid.flatten(1).all(1)
+        assert deep.sum() == 6 and bool((valid.flatten(1).any(1) == deep).all())
+        assert [bool((section != 255).all()) for section in label[deep]] == [True, False] * 3
+    deeper = stacked_dataset(sections=18, size=40)
+    assert make_views(deeper.sampler(recipe.phases()[0].streams[0], seed=1).batch(0)).image.shape[2:] == (16, 16, 16)
 
 
 def test_windows_blend_alike_on_every_section_of_a_thin_volume() -> None:

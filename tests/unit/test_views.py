@@ -126,8 +126,8 @@ def test_multiscale_changes_the_side_on_its_steps_only() -> None:
     stream = Stream("s", "labeled", 2, 32, multiscale=MultiScale(48, 80, 3))
     made = sampler(stream, [(96, 96)] * 2)
     sides = [made.batch(step).side for step in range(30)]
-    assert {s for i, s in enumerate(sides) if i % 3} == {32}
-    assert {s for i, s in enumerate(sides) if i % 3 == 0} == {48, 64, 80}
+    assert {s for i, s in enumerate(sides) if i % 3} == {(32, 32)}
+    assert {s for i, s in enumerate(sides) if i % 3 == 0} == {(48, 48), (64, 64), (80, 80)}
 
 
 @settings(deadline=None, max_examples=50)

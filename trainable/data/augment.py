@@ -64,8 +64,7 @@ def resample(batch: HostBatch) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         image float32[B, 3, *S] in [0, 1] (0 outside), label int64[B, *S] (255 outside), valid bool[B, *S].
     """
-    ndim = batch.plane.ndim - 1
-    size = [batch.window.shape[0], 1] + [batch.side] * ndim
+    size = [batch.window.shape[0], 1, *batch.side]
     grid = F.affine_grid(batch.theta, size, align_corners=False)
     pixels = batch.window.movedim(-1, 1).float().div_(255)
     image = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)

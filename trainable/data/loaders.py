@@ -70,8 +70,12 @@ class StreamSampler:
             )
         ndim = len(self.shapes[self.indices[0]])
         largest = [max(self.shapes[i][axis] for i in self.indices) for axis in range(ndim)]
-        reach = math.ceil(self.stream.crop_size / self.stream.geometry.zoom_min) + 2
-        self.window = tuple(min(size, reach) for size in largest)
+        self.crop = (self.stream.crop_size,) * ndim
+        if ndim == 3 and self.stream.depth_multiple:
+            multiple, most = self.stream.depth_multiple, largest[0] * self.stream.geometry.zoom_max
+            self.crop = (min(self.crop[0], math.ceil(most / multiple) * multiple), *self.crop[1:])
+        reach = [math.ceil(side / self.stream.geometry.zoom_min) + 2 for side in self.crop]
+        self.window = tuple(map(min, largest, reach))
 
     def batch(self, step: int) -> HostBatch:
         """Batch number `step` of this stream, this worker's part."""
@@ -91,13 +95,13 @@ class StreamSampler:
             box=torch.from_numpy(box[:, mine]), index=torch.tensor([p.index for p in local]),
         )  # fmt: skip
 
-    def _side(self, step: int) -> int:
+    def _side(self, step: int) -> tuple[int, ...]:
         scale = self.stream.multiscale
         if scale is None or scale.every < 1 or step % scale.every:
-            return self.stream.crop_size
+            return self.crop
         low, high = (max(1, round(v / scale.multiple)) for v in (scale.low, scale.high))
         draw = stream_rng(self.seed, f"side/{self.stream.name}", step).integers(low, max(low, high) + 1)
-        return int(draw) * scale.multiple
+        return (int(draw) * scale.multiple,) * len(self.crop)
 
     def _drawn(self, index: int, rng: np.random.Generator) -> list[_Place]:
         """Where the crop of one image may lie.
@@ -116,8 +120,8 @@ class StreamSampler:
         labels = self._labels(best.index)
         for place in places[: balance.tries]:
             inside = tuple(
-                slice(max(0, math.floor(corner)), max(0, math.floor(corner)) + math.ceil(place.span))
-                for corner in place.corner
+                slice(max(0, math.floor(corner)), max(0, math.floor(corner)) + math.ceil(span))
+                for corner, span in zip(place.corner, place.spans, strict=True)
             )
             miss = balance.miss(labels[inside])
             if miss < least:
@@ -130,13 +134,13 @@ class StreamSampler:
         """Where in its image one crop lies: zoom, corner and mirror."""
         geometry = self.stream.geometry
         zoom = math.exp(rng.uniform(math.log(geometry.zoom_min), math.log(geometry.zoom_max)))
-        span = self.stream.crop_size / zoom
+        spans = tuple(side / zoom for side in self.crop)
         corner = []
-        for size in self.shapes[index]:
+        for size, span in zip(self.shapes[index], spans, strict=True):
             low, high = sorted((0.0, size - span))
             corner.append(rng.uniform(low, high))
         mirrored = bool(rng.random() < 0.5) and geometry.flip
-        return _Place(index, span, tuple(corner), mirrored)
+        return _Place(index, spans, tuple(corner), mirrored)
 
     def _cut(self, place: _Place, window: U8, plane: U8) -> F32:
         """Copy the part of the image that the crop needs, and say how the crop lies in it."""
@@ -164,11 +168,12 @@ class StreamSampler:
         """The affine map from output to window coordinates, both in [-1, 1]; x comes first, as torch wants it."""
         ndim = len(starts)
         theta = np.zeros((ndim, ndim + 1), np.float32)
-        for axis, (start, room, corner) in enumerate(zip(starts, self.window, place.corner, strict=True)):
+        where = zip(starts, self.window, place.corner, place.spans, strict=True)
+        for axis, (start, room, corner, span) in enumerate(where):
             row = ndim - 1 - axis
             mirror = -1.0 if place.mirrored and axis == ndim - 1 else 1.0
-            theta[row, row] = mirror * place.span / room
-            theta[row, ndim] = (2 * (corner - start) + place.span) / room - 1
+            theta[row, row] = mirror * span / room
+            theta[row, ndim] = (2 * (corner - start) + span) / room - 1
         return theta
 
     def _strong(self, step: int) -> tuple[F32, F32, F32]:
@@ -190,6 +195,6 @@ class StreamSampler:
 @dataclass(frozen=True)
 class _Place:
     index: int
-    span: float
+    spans: tuple[float, ...]
     corner: tuple[float, ...]
     mirrored: bool

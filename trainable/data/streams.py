@@ -91,6 +91,8 @@ class Stream:
         start_step: the first step of the phase that gets this stream.
         multiscale: random sides, or None.
         balance: how crops are chosen by their labels, or None: the first is taken.
+        depth_multiple: views of volumes that are all thinner than the crop are only as deep as the deepest one,
+            rounded up to a multiple of this; 0 = they are cubes.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Stream:
     start_step: int = 0
     multiscale: MultiScale | None = None
     balance: Balance | None = None
+    depth_multiple: int = 0
 
 
 @dataclass
@@ -112,7 +115,7 @@ class HostBatch:
 
     Attributes:
         window: uint8[B, *W, 3]. plane: uint8[B, *W], label, 255 ignored, 254 outside the image; without labels 0.
-        theta: float32[B, n, n + 1], output to window coordinates. side: side of the views.
+        theta: float32[B, n, n + 1], output to window coordinates. side: spatial shape [n] of the views.
         color: float32[V, B, 3, 4]. blur: float32[V, B, K]. box: float32[V, B, 2 n] as shares of the side.
         index: int64[B], positions in the data.
     """
@@ -120,7 +123,7 @@ class HostBatch:
     window: Tensor
     plane: Tensor
     theta: Tensor
-    side: int
+    side: tuple[int, ...]
     color: Tensor
     blur: Tensor
     box: Tensor

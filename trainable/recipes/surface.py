@@ -103,7 +103,7 @@ class Surface(Recipe[SurfaceConfig]):
         return [
             Phase(
                 name="supervised", steps=cfg.steps,
-                streams=(replace(stream, balance=self._balance()),),
+                streams=(replace(stream, balance=self._balance(), depth_multiple=2**cfg.volume.depth),),
                 optimizers={"net": optimizer_spec(cfg, "net")},
             )
         ]  # fmt: skip
@@ -166,7 +166,7 @@ class Surface(Recipe[SurfaceConfig]):
             return logits.float().sigmoid()
 
         side, batch = self.cfg.crop_size, self.cfg.batch_size
-        window = fitted_window(image.shape[2:], side, 2**self.cfg.volume.depth)
+        window = fitted_window(image.shape[2], side, 2**self.cfg.volume.depth)
         # Twice a training batch takes less memory than one with its gradients does, and tiny windows little of any.
         windows = max(2 * batch * side**3, _VOXELS) // math.prod(window)
         positive = sliding_window(image, window, predict, batch_size=windows, overlap=self.cfg.volume.overlap)
