@@ -1,21 +1,25 @@
-"""CPU-seconds per iteration of the loop, beside a textbook loop: same model, same data, one process at a time.
+"""CPU-seconds per iteration of the loop, beside a textbook loop: same model, same data, each in its own process.
 
     python -m tests.bench.loop_ratio [--steps 6] [--crop 128] [--batch 8] [--encoder resnet50]
 
 Both sides train DeepLabV3+ with cross-entropy on labeled and selected pixels; CPU time counts every thread and child.
-Rounds alternate, and the ratio is that of the medians.
+Rounds alternate, one process standing still, and the ratio is that of the medians. The textbook's process allocates
+memory as a plain script does; `--huge-pages` gives it the huge pages that thresher asks for.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -28,6 +32,7 @@ from trainable.models import segmenter
 from trainable.session import Session, open_session
 
 THRESHOLD = 0.3
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 
 def cpu_seconds() -> float:
@@ -65,6 +70,23 @@ def our_round(session: Session, steps: int) -> float:
     return (cpu_seconds() - begun) / steps
 
 
+@dataclass(frozen=True)
+class Size:
+    """What both sides train.
+
+    Attributes:
+        root: the scenes. encoder: of DeepLabV3+. crop: side in pixels. batch: labeled images per step, and unlabeled
+        ones. steps: per round. rounds: how many.
+    """
+
+    root: Path
+    encoder: str
+    crop: int
+    batch: int
+    steps: int
+    rounds: int
+
+
 def textbook_round(make: Callable[[], Textbook], steps: int) -> float:
     """CPU-seconds per iteration; the worker process is counted when it has ended."""
     book = make()
@@ -77,6 +99,50 @@ def textbook_round(make: Callable[[], Textbook], steps: int) -> float:
     return (cpu_seconds() - begun) / steps
 
 
+def textbook(size: Size, classes: int, asked: Connection) -> None:
+    """A process that measures a round whenever it is asked."""
+    torch.set_num_threads(1)
+    random.seed(0)
+
+    def book() -> Textbook:
+        torch.manual_seed(0)
+        loaders = []
+        for name in ("labelled", "unlabelled"):
+            ids = (size.root / "splits" / f"{name}.txt").read_text().split()
+            images = [next((size.root / "images").glob(f"{i}.*")) for i in ids]
+            masks = [size.root / "masks" / f"{i}.png" for i in ids]
+            pairs = Pairs(images, list(masks), size.crop, size.batch * (size.steps + 1))
+            loaders.append(DataLoader(pairs, batch_size=size.batch, num_workers=1))
+        net = segmenter("deeplabv3plus", size.encoder, None, classes)
+        return Textbook(net, loaders[0], loaders[1], [THRESHOLD] * classes)
+
+    for _ in range(size.rounds):
+        asked.recv()
+        asked.send(textbook_round(book, size.steps))
+
+
+def measure(size: Size, directory: Path, *, huge_pages: bool) -> tuple[list[float], list[float]]:
+    """CPU-seconds per iteration of every round: the textbook's, and the loop's."""
+    total = size.steps * size.rounds + 2
+    session = our_session(size.root, size.encoder, size.crop, size.batch, total, directory)
+    our_round(session, 2)
+    ours, theirs = [], []
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    before = os.environ[HUGE_PAGES]
+    os.environ[HUGE_PAGES] = "1" if huge_pages else "0"
+    process = context.Process(target=textbook, args=(size, session.recipe.task.num_classes, there))
+    process.start()
+    os.environ[HUGE_PAGES] = before
+    for _ in range(size.rounds):
+        here.send("round")
+        theirs.append(here.recv())
+        ours.append(our_round(session, size.steps))
+    process.join()
+    session.close()
+    return theirs, ours
+
+
 def main() -> None:
     """Print the ratio, and write it as JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -85,39 +151,19 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--encoder", default="resnet50")
+    parser.add_argument("--huge-pages", action="store_true", help="for the textbook's process, too")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    random.seed(0)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "scenes"
         write_scenes(root, photos=6, patches_per_photo=4, size=256, labeled=8, seed=0)
-        total = args.steps * args.rounds + 2
-        session = our_session(root, args.encoder, args.crop, args.batch, total, Path(scratch) / "run")
-        our_round(session, 2)
-        classes = session.recipe.task.num_classes
-
-        def book() -> Textbook:
-            torch.manual_seed(0)
-            loaders = []
-            for name in ("labelled", "unlabelled"):
-                ids = (root / "splits" / f"{name}.txt").read_text().split()
-                images = [next((root / "images").glob(f"{i}.*")) for i in ids]
-                masks = [root / "masks" / f"{i}.png" for i in ids]
-                pairs = Pairs(images, list(masks), args.crop, args.batch * (args.steps + 1))
-                loaders.append(DataLoader(pairs, batch_size=args.batch, num_workers=1))
-            net = segmenter("deeplabv3plus", args.encoder, None, classes)
-            return Textbook(net, loaders[0], loaders[1], [THRESHOLD] * classes)
-
-        ours, theirs = [], []
-        for _ in range(args.rounds):
-            theirs.append(textbook_round(book, args.steps))
-            ours.append(our_round(session, args.steps))
-        session.close()
+        size = Size(root, args.encoder, args.crop, args.batch, args.steps, args.rounds)
+        theirs, ours = measure(size, Path(scratch) / "run", huge_pages=args.huge_pages)
     result = {
         "textbook_cpu_s": statistics.median(theirs), "thresher_cpu_s": statistics.median(ours),
         "ratio": statistics.median(theirs) / statistics.median(ours), "encoder": args.encoder, "crop": args.crop,
-        "batch": args.batch, "rounds": args.rounds, "steps": args.steps,
+        "batch": args.batch, "rounds": args.rounds, "steps": args.steps, "huge_pages": args.huge_pages,
     }  # fmt: skip
     print(
         f"textbook {result['textbook_cpu_s']:.3f} CPU-s/iteration, thresher {result['thresher_cpu_s']:.3f}, "
