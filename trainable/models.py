@@ -23,6 +23,10 @@ from trainable.errors import CheckpointError, ConfigError, Fault, WeightsUnavail
 STRIDE = 32
 DEEPLABV2 = "deeplabv2"
 DPT = "dpt"
+DEEPLABV3PLUS = "deeplabv3plus"
+ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
+"""Of DeepLabV3+ by output stride. The rates that smp sets for either are those of stride 8: at stride 16 and 256 pixels
+two of the three would look past the map and see its middle alone."""
 
 
 class Segmenter(nn.Module):
@@ -134,6 +138,7 @@ def segmenter(
     num_heads: int = 1,
     head_dropout: float = 0.0,
     head_dropout_step: float = 0.0,
+    output_stride: int = 16,
     init_from: str | None = None,
 ) -> Segmenter:
     """Build a 2D segmentation network.
@@ -146,6 +151,7 @@ def segmenter(
         num_heads: heads on the decoder; their logits are averaged.
         head_dropout: dropout of the first head.
         head_dropout_step: how much more dropout each further head has.
+        output_stride: pixels per feature of DeepLabV3+'s encoder, 16 or 8; no other architecture has the choice.
         init_from: a file of weights for the whole network.
 
     Raises:
@@ -155,7 +161,7 @@ def segmenter(
     """
     check_network(architecture, encoder)
     architecture = architecture.lower()
-    network = _network(architecture, encoder, num_logits)
+    network = _network(architecture, encoder, num_logits, output_stride)
     if encoder_weights is not None:
         _load_encoder(network, architecture, encoder, encoder_weights)
     if architecture == DPT:
@@ -168,7 +174,12 @@ def segmenter(
     return made
 
 
-def _network(architecture: str, encoder: str, num_logits: int) -> nn.Module:
+def _network(architecture: str, encoder: str, num_logits: int, output_stride: int) -> nn.Module:
+    if architecture == DEEPLABV3PLUS:
+        rates = ATROUS_RATES[output_stride]
+        return _create(
+            architecture, encoder, num_logits, encoder_output_stride=output_stride, decoder_atrous_rates=rates
+        )
     if architecture == DEEPLABV2:
         # Both versions of DeepLab have an encoder of output stride 8.
         made = _create("deeplabv3", encoder, num_logits, encoder_output_stride=8)

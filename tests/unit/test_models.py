@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from trainable.errors import ConfigError
 from trainable.models import STRIDE, segmenter
@@ -35,6 +36,17 @@ def test_heads_start_from_weights_of_their_own_and_the_network_is_their_mean() -
     assert heads.shape == (3, 1, 3, 32, 32)
     assert not torch.allclose(heads[0], heads[1]) and not torch.allclose(heads[1], heads[2])
     assert torch.allclose(mean, heads.mean(0))
+
+
+@pytest.mark.parametrize(("stride", "rates"), [(16, [6, 12, 18]), (8, [12, 24, 36])])
+def test_deeplabv3plus_looks_as_far_as_its_stride_allows(stride: int, rates: list[int]) -> None:
+    net = segmenter("deeplabv3plus", "resnet18", None, 3, output_stride=stride).eval()
+    with torch.no_grad():
+        features = net.encode(torch.zeros(1, 3, 64, 64))
+        logits = net.decode(features, (64, 64))
+    assert features[-1].shape[2:] == (64 // stride, 64 // stride) and logits.shape == (1, 1, 3, 64, 64)
+    wide = [m.dilation[0] for m in net.decoder.modules() if isinstance(m, nn.Conv2d) and m.dilation[0] > 1]
+    assert wide == rates
 
 
 def test_dpt_takes_a_vision_transformer_with_patches_that_do_not_divide_the_image() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trainable import ema
 from trainable.knob import DEFAULT_CLASS, PerClass, Probability, knob, redeclared
-from trainable.models import segmenter
+from trainable.models import DEEPLABV3PLUS, segmenter
 from trainable.recipes.interface import Batch, Nets, Opt, Phase, Preset, Sched, StepOut
 from trainable.recipes.pixel import optimizer_spec
 from trainable.recipes.selection import SelectingConfig, SelectingRecipe, ThresholdMode, mixed
@@ -36,6 +36,10 @@ class PerClassConfig(SelectingConfig):
     head_dropout_step: float = knob(
         0.05, legal=(0.0, 0.3), search=(0.0, 0.1), help="How much more dropout each further head has."
     )
+    output_stride: Literal[16, 8] = knob(
+        16, searchable=False, why_not="it goes with one architecture alone",
+        help="Pixels per feature of DeepLabV3+'s encoder; 8 sees finer, and costs several times as much.",
+    )  # fmt: skip
     deep_supervision: float = knob(
         0.0, legal=(0.0, 10.0), search=(0.0, 1.0), help="Weight of each head's own labeled loss."
     )
@@ -52,6 +56,11 @@ class PerClassConfig(SelectingConfig):
                 "head_dropout + head_dropout_step * (num_heads - 1) must be below 1, but got "
                 f"head_dropout={self.head_dropout}, head_dropout_step={self.head_dropout_step}, "
                 f"num_heads={self.num_heads}"
+            )
+        if self.output_stride != 16 and self.architecture.lower() != DEEPLABV3PLUS:
+            found.append(
+                f"output_stride must be 16 unless the architecture is {DEEPLABV3PLUS}, but got "
+                f"output_stride={self.output_stride}, architecture={self.architecture!r}"
             )
         return found
 
@@ -120,7 +129,8 @@ class PerClassThresholds(SelectingRecipe[PerClassConfig]):
         cfg = self.cfg
         return segmenter(
             cfg.architecture, cfg.encoder, cfg.encoder_weights, self.task.num_logits, num_heads=cfg.num_heads,
-            head_dropout=cfg.head_dropout, head_dropout_step=cfg.head_dropout_step, init_from=cfg.init_from,
+            head_dropout=cfg.head_dropout, head_dropout_step=cfg.head_dropout_step, output_stride=cfg.output_stride,
+            init_from=cfg.init_from,
         )  # fmt: skip
 
     def phases(self) -> Sequence[Phase]:
