@@ -10,12 +10,13 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from search.asker import Asker
 from search.known import startup_trials
 from search.patient_log import PatientLog
 from search.records import RunState
 from search.scheduler import Asha, ThresherScheduler, grace_steps
 from search.schema import SweepConfig
-from search.searcher import Asker, ThresherSearcher
+from search.searcher import ThresherSearcher
 from search.suggestion import Baseline, Suggestion, baselines
 from spaces import SearchSpace
 from trainable.config import RunConfig, flatten, resolve

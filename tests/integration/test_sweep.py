@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from search.asker import replay
 from search.opening import asker_of, current_space, opened_with
 from search.records import RunState, TrialState
 from search.resume import resume
 from search.running import SweepResult
-from search.searcher import replay
 from search.store import open_store
 from search.sweep import start_sweep
 from spaces import SearchSpace

@@ -10,10 +10,11 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from search.asker import Asker
 from search.events import Event, check_fields, decode, encode, is_whole, natural
 from search.records import RunState, fold
 from search.scheduler import Asha, ThresherScheduler
-from search.searcher import Asker, ThresherSearcher
+from search.searcher import ThresherSearcher
 from search.suggestion import Baseline, Suggestion, baselines, share
 from spaces import SearchSpace
 from trainable.config import resolve

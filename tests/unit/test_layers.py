@@ -36,7 +36,7 @@ search
 search.metric_columns search.schema search.checks search.config
 search.events search.trial_record search.run_state search.records search.store search.patient_log
 search.tables search.catching_up
-search.failure search.messages search.suggestion search.known search.scheduler search.searcher
+search.failure search.messages search.suggestion search.known search.asker search.scheduler search.searcher
 search.slots search.gpu_gate search.flags search.stop_question search.folder_lock search.mirror
 search.trial_folder search.trial
 search.cluster search.preflight search.control search.verdicts search.driver search.tune_hooks
@@ -50,7 +50,7 @@ search.cli
 """A module stands in the line of the longest name that it starts with; it imports only from its own line and above."""
 
 VENDORS = {
-    "optuna": {"spaces.derive", "search.searcher", "search.importance", "search.study"},
+    "optuna": {"spaces.derive", "search.asker", "search.importance", "search.study"},
     "pandas": {"search.tables"},
     "pyarrow": {"search.store", "search.tables"},
     "wandb": {"search.tracking"},

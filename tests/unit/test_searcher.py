@@ -17,10 +17,11 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
+from search.asker import LEAST_TOLD, _Study, replay
 from search.events import encode
 from search.known import Known, known_trials, seen
 from search.records import RunState, fold
-from search.searcher import LEAST_TOLD, ThresherSearcher, _Study, replay
+from search.searcher import ThresherSearcher
 from search.suggestion import baselines
 from tests.support import analytic
 from tests.support.analytic import MemoryLog, Search, asker_of, base_config, configured, essence, space_of
@@ -132,7 +133,7 @@ REPLAY = """
 import json, pathlib, sys
 from search.events import decode
 from search.records import fold
-from search.searcher import Asker
+from search.asker import Asker
 from search.suggestion import Baseline
 from spaces import SearchSpace
 given = json.loads(pathlib.Path(sys.argv[1]).read_text())

@@ -16,11 +16,11 @@ from typing import Any, Self
 
 import ray
 
+from search.asker import Asker, replay
 from search.cluster import connected
 from search.opening import asker_of, current_space, opened_with
 from search.records import RunState
 from search.schema import SweepConfig
-from search.searcher import Asker, replay
 from search.store import open_store
 from search.tables import load_history, load_trials, verify
 from spaces import SearchSpace
