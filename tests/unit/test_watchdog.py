@@ -56,19 +56,25 @@ def test_a_process_that_moves_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.fault(
     33,
-    how="a process whose own watch never comes back, as under C code that holds the interpreter",
-    saw="stacks written and the process ended by the interpreter's watchdog",
+    how="a process stuck in C code that holds the interpreter's lock, so that no thread of Python moves, its watch too",
+    saw="stacks written and the process ended by the interpreter's watchdog, which needs no lock",
 )
-def test_where_even_the_watch_stands_still_the_interpreter_ends_the_process(tmp_path: Path) -> None:
-    """Some C code that holds the interpreter: here the thread itself never comes back from its look."""
+def test_where_c_code_holds_the_interpreter_its_own_watchdog_ends_the_process(tmp_path: Path) -> None:
     code = (
-        "import sys, time, trainable.watchdog as w\n"
-        "w._MARGIN_S = 0.2\n"
-        "with open(sys.argv[1], 'ab') as log, w.Watchdog(lambda: time.sleep(600), log, every_s=0.01, limit_s=0.2):\n"
-        "    time.sleep(600)\n"
+        "import ctypes, os, sys, trainable.watchdog as w\n"
+        "w._MARGIN_S = 0.8\n"
+        "stuck = ctypes.PyDLL('kernel32').Sleep if os.name == 'nt' else ctypes.PyDLL(None).sleep\n"
+        "def hold():\n"
+        "    stuck(600)\n"
+        "with open(sys.argv[1], 'ab') as log, w.Watchdog(lambda: False, log, every_s=0.01, limit_s=0.2):\n"
+        "    hold()\n"
     )
+    if sys.platform == "win32":
+        code = code.replace("600", "600_000")
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "log")], timeout=60)
-    assert done.returncode == 1 and "<lambda>" in (tmp_path / "log").read_text()
+    said = (tmp_path / "log").read_text()
+    # Had the lock been free, the watch would have put the end off for ever.
+    assert done.returncode == 1 and "in hold" in said and "in _watch" in said
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGSTOP")

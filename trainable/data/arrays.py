@@ -31,6 +31,15 @@ def array_shape(path: Path) -> tuple[int, ...]:
     return _npy_shape(path)[0]
 
 
+def is_volume(shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape is a volume (D, H, W), and no image with its channels last.
+
+    >>> is_volume((8, 64, 64)), is_volume((64, 64, 3)), is_volume((64, 64))
+    (True, False, False)
+    """
+    return len(shape) == 3 and shape[2] not in (1, 3)
+
+
 def array_header(path: Path) -> Header:
     """Size and type of an image in an `.npy` file.
 
@@ -75,7 +84,10 @@ def _npy_shape(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
             raise refuse(path, f"an array must hold numbers, but got dtype={dtype}; save it as uint8")
         if len(shape) not in (2, 3):
             raise refuse(path, f"an array must have shape (H, W) or (H, W, 3), but got {shape}; save one picture each")
-        check_pixels(path, shape[0], shape[1])
+        if is_volume(shape):
+            check_pixels(path, shape[1], shape[2], pages=shape[0])
+        else:
+            check_pixels(path, shape[0], shape[1])
         expected = file.tell() + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if path.stat().st_size != expected:
             raise refuse(

@@ -82,18 +82,21 @@ def decoding(path: Path) -> Iterator[None]:
         ) from error  # fmt: skip
 
 
-def check_pixels(path: Path, height: int, width: int) -> None:
-    """Refuse empty pictures and those above Pillow's limit.
+def check_pixels(path: Path, height: int, width: int, pages: int = 1) -> None:
+    """Refuse empty pictures and those above Pillow's limit, which holds for all pages of a volume together.
 
     Raises:
         DataError: before anything is decoded.
     """
     limit = min(Image.MAX_IMAGE_PIXELS or PIXEL_LIMIT, PIXEL_LIMIT)
-    if height < 1 or width < 1:
+    if height < 1 or width < 1 or pages < 1:
         raise refuse(path, f"a picture must have pixels, but got {width} x {height}; remove the file")
-    if height * width > limit:
-        raise refuse(path, _too_large(f"{width} x {height} = {height * width:,} pixels, above {limit:,}"))
+    if pages * height * width > limit:
+        deep = f"{pages} pages of " if pages > 1 else ""
+        total = f"{deep}{width} x {height} = {pages * height * width:,} pixels, above {limit:,}"
+        raise refuse(path, _too_large(total, "volume" if pages > 1 else "picture"))
 
 
-def _too_large(detail: str) -> str:
-    return f"a picture must not exceed the pixel limit, but got {detail}; cut it into patches"
+def _too_large(detail: str, what: str = "picture") -> str:
+    parts = "patches" if what == "picture" else "smaller volumes"
+    return f"a {what} must not exceed the pixel limit, but got {detail}; cut it into {parts}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainable.data.arrays import array_image, array_shape
+from trainable.data.arrays import array_image, array_shape, is_volume
 from trainable.data.files import SUFFIXES, UInt8, check_pixels, decoding, refuse, require_file
 from trainable.data.images import read_image
 from trainable.data.volumes import stacked
@@ -103,8 +103,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _is_whole(path: Path) -> bool:
     if path.suffix.lower() == ".npy":
-        shape = array_shape(path)
-        return len(shape) == 3 and shape[2] not in (1, 3)
+        return is_volume(array_shape(path))
     if path.suffix.lower() not in (".tif", ".tiff"):
         return False
     with decoding(path), Image.open(path, formats=("TIFF",)) as image:
@@ -120,13 +119,14 @@ def _array(path: Path) -> UInt8:
 
 def _pages(path: Path) -> UInt8:
     with decoding(path), Image.open(path, formats=("TIFF",)) as image:
+        size, number = image.size, int(getattr(image, "n_frames", 1))
+        check_pixels(path, image.height, image.width, number)
         pages = []
-        for page in range(int(getattr(image, "n_frames", 1))):
+        for page in range(number):
             image.seek(page)
-            check_pixels(path, image.height, image.width)
+            if image.size != size:
+                raise refuse(path, "all pages of a volume must have one size, but they differ; crop them alike")
             if image.mode not in _PAGES:
                 raise refuse(path, f"pages must be gray or RGB of 8 bits, but got mode={image.mode}; save them so")
             pages.append(np.asarray(image.convert("RGB"), np.uint8))
-        if len({page.shape for page in pages}) > 1:
-            raise refuse(path, "all pages of a volume must have one size, but they differ; crop them alike")
         return np.stack(pages)
