@@ -60,7 +60,8 @@ def test_three_heads_drop_0_10_0_15_and_0_20() -> None:
     made = bench("per_class", {name: getattr(cfg, name) for name in ("num_heads", "head_dropout", "head_dropout_step")})
     net = made.nets["net"]
     assert isinstance(net, Segmenter)
-    assert [module.p for module in net.head_dropout if isinstance(module, nn.Dropout)] == pytest.approx([0.1, 0.15, 0.2])
+    shares = [module.p for module in net.head_dropout if isinstance(module, nn.Dropout)]
+    assert shares == pytest.approx([0.1, 0.15, 0.2])
 
 
 def composite(logits: Tensor, label: Tensor, class_weight: Tensor) -> Tensor:
