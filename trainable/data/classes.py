@@ -5,13 +5,12 @@ Row order is the class id. Names become parts of metric names and knob names, so
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainable.data.texts import csv_rows, read_text
 from trainable.errors import DataError, Fault
 from trainable.knob import DEFAULT_CLASS
 
@@ -128,13 +127,7 @@ def read_classes(path: Path, ignore: tuple[Color, ...] = ()) -> ClassTable:
     Raises:
         DataError: every fault of the file at once, by line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            [Fault(str(path), f"the class table must be a readable UTF-8 CSV, but got {type(error).__name__}; "
-             "set data.classes to a CSV with the columns class_name,class_color")]
-        ) from error  # fmt: skip
+    text = read_text(path, "a class table", "set data.classes to a CSV with the columns class_name,class_color")
     faults: list[Fault] = []
     rows = list(_rows(path, text, faults))
     names = [name for _, name, _ in rows]
@@ -151,11 +144,8 @@ def read_classes(path: Path, ignore: tuple[Color, ...] = ()) -> ClassTable:
 
 
 def _rows(path: Path, text: str, faults: list[Fault]) -> Iterable[tuple[int, str, Color]]:
-    delimiter = _delimiter(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     columns: tuple[int, tuple[int, ...]] | None = None
-    for fields in reader:
-        line = reader.line_num
+    for line, fields in csv_rows(path, text, faults):
         if not any(field.strip() for field in fields):
             continue
         if columns is None:
@@ -163,6 +153,12 @@ def _rows(path: Path, text: str, faults: list[Fault]) -> Iterable[tuple[int, str
             if columns is not None:
                 continue
             columns = (0, tuple(range(1, max(2, len(fields)))))
+            if not _is_class(fields):
+                faults.append(
+                    Fault(f"{path}:{line}", "the first line must be a header with the columns class_name,class_color, "
+                          f"or a class with its color, but got {','.join(fields)[:80]!r}; mend it")
+                )  # fmt: skip
+                return
         name, color_text = _pick(fields, columns)
         try:
             yield line, name, parse_color(color_text)
@@ -170,9 +166,9 @@ def _rows(path: Path, text: str, faults: list[Fault]) -> Iterable[tuple[int, str
             faults.append(Fault(f"{path}:{line}", f"{error}; write the row as class_name,class_color"))
 
 
-def _delimiter(text: str) -> str:
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    return max((",", ";", "\t"), key=lambda mark: first.count(mark))
+def _is_class(fields: list[str]) -> bool:
+    """Whether a first line without known titles is a class: a name, and something with a digit for its color."""
+    return any(mark.isdigit() for field in fields[1:] for mark in field)
 
 
 def _columns(fields: list[str]) -> tuple[int, tuple[int, ...]] | None:

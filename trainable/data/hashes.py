@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import stat
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +107,9 @@ class Memo:
         key = str(path)
         try:
             state = path.stat()
+            if not stat.S_ISREG(state.st_mode):
+                # Whoever opens a pipe waits until somebody writes into it.
+                raise DataError([Fault(key, "must be a regular file, but is a pipe, a device or a folder; remove it")])
             stamp = [state.st_size, state.st_mtime_ns]
             known = self._facts.get(key)
             if isinstance(known, dict) and known.get("stamp") == stamp and isinstance(known.get("sha256"), str):
@@ -113,8 +117,8 @@ class Memo:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise DataError([Fault(key, f"the file must be readable, but got {type(error).__name__}; check its "
-                                   "permissions")]) from error  # fmt: skip
+            raise DataError([Fault(key, f"the file must be readable, but got: {error.strerror or error}; "
+                                   "mend its link or permissions, or remove it")]) from error  # fmt: skip
         fresh: dict[str, Any] = {"stamp": stamp, "sha256": digest}
         if time.time() - state.st_mtime > _TOO_YOUNG_S:
             self._facts[key] = fresh

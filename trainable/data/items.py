@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from trainable.data.classes import IGNORE, ClassTable, Color
@@ -178,9 +180,15 @@ def hidden_mask(manifest: Manifest, item: Item) -> UInt8 | None:
     if item.hidden is None:
         return None
     if manifest.layout == "points":
-        by_id = {stem_of(name): points for name, points in read_points(item.hidden).items()}
-        return discs(by_id.get(item.id, ()), manifest.radius, item.height, item.width)
+        points = _points_of(item.hidden, item.hidden.stat().st_mtime_ns)
+        return discs(points.get(item.id, ()), manifest.radius, item.height, item.width)
     return _mask_file(manifest, item, item.hidden)
+
+
+@lru_cache(maxsize=1)
+def _points_of(path: Path, changed_ns: int) -> dict[str, Points]:
+    """All points of a file as it was changed last, by id; kept, because every unlabeled image asks for its own."""
+    return {unicodedata.normalize("NFC", stem_of(name)): points for name, points in read_points(path).items()}
 
 
 def _mask_file(manifest: Manifest, item: Item, path: Path) -> UInt8:

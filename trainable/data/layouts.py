@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import unicodedata
@@ -11,16 +12,15 @@ from pathlib import Path
 
 from trainable.config import DataConfig, PointsConfig
 from trainable.data.classes import ClassTable, parse_ignore, read_classes, voc_classes
-from trainable.data.files import SUFFIXES
 from trainable.data.names import read_list, some
 from trainable.data.points import FILES as POINT_FILES
 from trainable.data.points import Points, read_points, stem_of
 from trainable.data.splits import Split
 from trainable.data.volumes import stacked
+from trainable.data.walk import picture_files
 from trainable.errors import DataError, Fault
 
 CLASS_FILES = ("class_mapping.csv", "classes.csv", "class_dict.csv")
-_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 _VOC_LISTS = "ImageSets/Segmentation"
 _NAME_LIMITS = re.compile(r"[./=\x00-\x1f\x7f]")
 
@@ -74,10 +74,19 @@ def data_root(cfg: DataConfig, base: Path) -> Path:
     if re.search(r"\$(\w+|\{[^}]*\})", written):
         raise DataError([Fault("data.root", f"every variable must be set, but got root={cfg.root!r}; set it or write "
                                "the path out")])  # fmt: skip
-    root = (base / Path(written).expanduser()).resolve()
-    if not root.is_dir():
-        raise DataError([Fault("data.root", f"root must be a folder, but got root={cfg.root!r} ({root}); correct the "
-                               "path, which is relative to the file it stands in")])  # fmt: skip
+    try:
+        root = (base / Path(written).expanduser()).resolve(strict=True)
+        if not root.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "Not a directory")
+        listed = os.access(root, os.R_OK | os.X_OK)
+    except (OSError, RuntimeError, ValueError) as error:
+        # Loops of links and homes of unknown users are RuntimeErrors.
+        reason = getattr(error, "strerror", None) or error
+        raise DataError([Fault("data.root", f"root must be a folder, but got root={cfg.root!r} ({reason}); correct the "
+                               "path, which is relative to the file it stands in")]) from None  # fmt: skip
+    if not listed:
+        raise DataError([Fault("data.root", f"root must be a folder that may be read, but got root={cfg.root!r} "
+                               "(Permission denied); change its permissions")])  # fmt: skip
     return root
 
 
@@ -137,8 +146,8 @@ def _kind(cfg: DataConfig, root: Path) -> str:
 
 def _folders(cfg: DataConfig, root: Path, ignore: tuple[tuple[int, int, int], ...], faults: list[Fault]) -> Layout:
     layout = Layout("folders", root, _classes(cfg, root, ignore))
-    layout.images = _files(_folder(root, "images"), root, faults, layout.warnings)
-    layout.masks = _files(_folder(root, "masks"), root, faults, layout.warnings)
+    layout.images = picture_files(_folder(root, "images"), root, faults, layout.warnings)
+    layout.masks = picture_files(_folder(root, "masks"), root, faults, layout.warnings)
     layout.lists = _lists(cfg, root, faults)
     _orphans(layout, faults)
     return layout
@@ -160,8 +169,8 @@ def _volume(cfg: DataConfig, root: Path, ignore: tuple[tuple[int, int, int], ...
 def _voc(cfg: DataConfig, root: Path, ignore: tuple[tuple[int, int, int], ...], faults: list[Fault]) -> Layout:
     classes = _classes(cfg, root, ignore, voc_classes())
     layout = Layout("voc", root, classes)
-    layout.images = _files(_folder(root, "JPEGImages"), root, faults, layout.warnings)
-    layout.masks = _files(_folder(root, "SegmentationClass"), root, faults, layout.warnings)
+    layout.images = picture_files(_folder(root, "JPEGImages"), root, faults, layout.warnings)
+    layout.masks = picture_files(_folder(root, "SegmentationClass"), root, faults, layout.warnings)
     layout.lists = _lists(cfg, root, faults)
     layout.photo_of = lambda name: name
     own = {name: root / _VOC_LISTS / f"{name}.txt" for name in ("train", "val", "test")}
@@ -186,17 +195,20 @@ def _points(cfg: DataConfig, root: Path, ignore: tuple[tuple[int, int, int], ...
                   "points: {radius: ...} to half the particles' diameter")
         )  # fmt: skip
     folder = root / "images"
-    layout.images = _files(folder if folder.is_dir() else root, root, faults, layout.warnings, deep=folder.is_dir())
+    deep = folder.is_dir()
+    layout.images = picture_files(folder if deep else root, root, faults, layout.warnings, deep=deep)
     layout.points_file = root / section.file
     layout.radius = section.radius
-    layout.points = _points_by_id(layout.points_file, layout.images, faults)
+    layout.points = _points_by_id(layout.points_file, layout.images, faults, layout.warnings)
     layout.lists = _lists(cfg, root, faults)
     return layout
 
 
-def _points_by_id(path: Path, images: Mapping[str, Path], faults: list[Fault]) -> dict[str, Points]:
+def _points_by_id(
+    path: Path, images: Mapping[str, Path], faults: list[Fault], warnings: list[Fault]
+) -> dict[str, Points]:
     found: dict[str, Points] = {}
-    unknown, twice = [], []
+    unknown, twice, again = [], [], []
     for written, points in read_points(path).items():
         name = unicodedata.normalize("NFC", stem_of(written))
         if name not in images:
@@ -204,7 +216,14 @@ def _points_by_id(path: Path, images: Mapping[str, Path], faults: list[Fault]) -
         elif name in found:
             twice.append(written)
         else:
-            found[name] = points
+            # A point that stands twice could be found only once.
+            found[name] = tuple(dict.fromkeys(points))
+            again += [written] * (len(points) - len(found[name]))
+    if again:
+        warnings.append(
+            Fault(str(path), f"{len(again)} points stand more than once and count once, in: "
+                  f"{some(dict.fromkeys(again))}")
+        )  # fmt: skip
     for names, must in ((unknown, "every name must be an image's"), (twice, "an image must have one name")):
         if names:
             faults.append(
@@ -251,49 +270,16 @@ def _folder(root: Path, name: str) -> Path:
     return path
 
 
-def _files(
-    folder: Path, root: Path, faults: list[Fault], warnings: list[Fault], deep: bool = True
-) -> dict[str, Path]:
-    """Picture files by id, in sorted order; other files are warned of, hidden ones passed over."""
-    found: dict[str, Path] = {}
-    twice: list[str] = []
-    other: list[str] = []
-    for path in sorted(_walk(folder) if deep else [p for p in folder.iterdir() if not p.is_dir()], key=str):
-        relative = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
-        if any(part.startswith(".") for part in relative.split("/")) or path.name.lower() in _SYSTEM_FILES:
-            continue
-        if path.suffix.lower() not in SUFFIXES:
-            other.append(relative)
-            continue
-        name = stem_of(relative)
-        if name in found:
-            twice.append(f"{found[name].name} and {path.name}")
-        else:
-            found[name] = path
-    if twice:
-        faults.append(
-            Fault(str(folder), f"an id must have one file, but got {len(twice)} with two: {some(twice)}; "
-                  "remove one each")
-        )  # fmt: skip
-    if other and deep:
-        warnings.append(
-            Fault(str(folder.relative_to(root)), f"{len(other)} files are no PNG, JPEG, TIFF, WebP or NPY and were "
-                  f"left aside: {some(other)}")
-        )  # fmt: skip
-    return found
-
-
-def _walk(folder: Path) -> list[Path]:
-    # os.walk does not follow linked folders, so a loop of links cannot trap it.
-    return [Path(parent) / name for parent, _, names in os.walk(folder) for name in names]
-
-
 def _lists(
     cfg: DataConfig, root: Path, faults: list[Fault]
 ) -> dict[Split, tuple[str, Mapping[str, int]] | None]:
     given: dict[Split, str | None] = {
         "labeled": cfg.labeled, "unlabeled": cfg.unlabeled, "val": cfg.val, "test": cfg.test,
     }  # fmt: skip
+    for split, name in given.items():
+        if name == "":
+            faults.append(Fault(f"data.{split}", "a list must be a file's path, but got ''; name one, or write null"))
+            given[split] = None
     return {
         split: None if name is None else (str(root / name), read_list(root / name, faults))
         for split, name in given.items()

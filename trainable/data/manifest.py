@@ -23,6 +23,7 @@ from trainable.data.masks import (
     Readings,
     census_fault,
     decide_readings,
+    mixed_fault,
     pixels_per_class,
     read_raw,
     take_census,
@@ -123,6 +124,8 @@ def _assemble(
               "fit; the colors were followed")
         for family in differing
     ]  # fmt: skip
+    mixed = mixed_fault(str(layout.root), {name: one[1] for name, one in censuses.items()}, readings, layout.classes)
+    faults += [] if mixed is None else [mixed]
     items = []
     for name in names:
         header = headers[name]

@@ -20,6 +20,7 @@ from trainable.data.arrays import load_array
 from trainable.data.classes import IGNORE, ClassTable, Color
 from trainable.data.files import UInt8, refuse, require_file
 from trainable.data.images import opaque, opened_mask, raw_mode
+from trainable.data.names import some
 from trainable.errors import Fault
 
 Family = Literal["rgb", "palette", "gray"]
@@ -217,6 +218,40 @@ def decide_readings(censuses: Iterable[Census], classes: ClassTable) -> tuple[Re
         if family != "rgb" and unexplained == [0, 0] and by_color != by_index:
             differing.append(family)
     return readings, tuple(differing)
+
+
+def mixed_fault(
+    where: str, censuses: Mapping[str, Census], readings: Readings, classes: ClassTable
+) -> Fault | None:
+    """Masks of one set that are read in two ways: a gray file among colored ones would become class ids in silence.
+
+    A palette whose numbers and colors mean the same goes with either.
+
+    Args:
+        where: the folder, for the message.
+        censuses: one per mask, by id.
+        readings: how each family is read.
+        classes: the declared classes.
+    """
+    by_reading: dict[Reading, list[str]] = {}
+    both = {family for family in readings if family != "rgb"}
+    for census in censuses.values():
+        for number, color, _ in census.entries:
+            if _meaning(census.family, "color", number, color, classes) != _meaning(
+                census.family, "index", number, color, classes
+            ):
+                both.discard(census.family)
+    for name, census in censuses.items():
+        if census.family not in both:
+            by_reading.setdefault(readings[census.family], []).append(name)
+    if len(by_reading) < 2:
+        return None
+    colored, numbered = by_reading["color"], by_reading["index"]
+    fewer = min(colored, numbered, key=len)
+    return Fault(
+        where, f"all masks must be colored, or all hold class numbers, but got {len(colored)} of colors and "
+        f"{len(numbered)} of numbers: {some(fewer)}; save those like the others"
+    )  # fmt: skip
 
 
 def census_fault(path: str, census: Census, readings: Readings, classes: ClassTable) -> Fault | None:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trainable.data.points import stem_of
-from trainable.errors import Fault
+from trainable.data.texts import read_text
+from trainable.errors import DataError, Fault
 
 _SHOWN = 5
 _SHOWN_FAULTS = 20
@@ -39,6 +40,21 @@ def capped(faults: Iterable[Fault], shown: int = _SHOWN_FAULTS) -> list[Fault]:
     return [*listed[:shown], Fault("", f"and {len(rest)} more faults: {some(fault.where for fault in rest)}")]
 
 
+def meant(written: str, known: Iterable[str]) -> str:
+    """The known id that a written one probably means, or the empty string.
+
+    It differs in letter case, carries the images' folder, or is the first of several on the line.
+
+    >>> meant("IM0", ["im0"]), meant("images/im0", ["im0"]), meant("im0 -1", ["im0"]), meant("x", ["im0"])
+    ('im0', 'im0', 'im0', '')
+    """
+    folded = {name.casefold(): name for name in known}
+    plain = written.casefold()
+    first = re.split(r"[\s,;]", plain, maxsplit=1)[0]
+    tries = (plain, plain.partition("/")[2], stem_of(first), stem_of(first).partition("/")[2])
+    return next((folded[name] for name in tries if name in folded), "")
+
+
 def hostile(name: str) -> str:
     """Why a written id must not be turned into a path, or the empty string.
 
@@ -66,12 +82,9 @@ def read_list(path: Path, faults: list[Fault]) -> dict[str, int]:
         Ids with their line numbers, in the file's order.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        faults.append(
-            Fault(str(path), f"a list of ids must be a readable UTF-8 file, but got {type(error).__name__}; "
-                  "correct the path, which is relative to data.root")
-        )  # fmt: skip
+        text = read_text(path, "a list of ids", "correct the path, which is relative to data.root")
+    except DataError as error:
+        faults += error.faults
         return {}
     found: dict[str, int] = {}
     for number, line in enumerate(text.split("\n"), 1):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections import Counter
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainable.data.files import SUFFIXES, UInt8
+from trainable.data.texts import csv_rows, read_text
 from trainable.errors import DataError, Fault
 
 Points = tuple[tuple[float, float], ...]
@@ -64,13 +63,7 @@ def read_points(path: Path) -> dict[str, Points]:
     Raises:
         DataError: every fault of the file at once.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            [Fault(str(path), f"the coordinates must be a readable UTF-8 file, but got {type(error).__name__}; "
-             "set data.points.file")]
-        ) from error  # fmt: skip
+    text = read_text(path, "a file of coordinates", "set data.points.file, which is relative to data.root")
     faults: list[Fault] = []
     found = _from_json(path, text, faults) if path.suffix.lower() == ".json" else _from_csv(path, text, faults)
     if not found and not faults:
@@ -101,10 +94,10 @@ def outside(points: Points, height: int, width: int) -> list[tuple[float, float]
 
 
 def _from_csv(path: Path, text: str, faults: list[Fault]) -> dict[str, Points]:
-    first = text.split("\n", 1)[0]
-    delimiter = max((",", ";", "\t"), key=first.count)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    titles = [title.strip().lower() for title in next(rows, [])]
+    rows = csv_rows(path, text, faults)
+    titles = [title.strip().lower() for title in next(rows, (1, []))[1]]
+    if faults:
+        return {}
     missing = [name for name in ("image", "x", "y") if name not in titles]
     if missing:
         faults.append(
@@ -114,14 +107,14 @@ def _from_csv(path: Path, text: str, faults: list[Fault]) -> dict[str, Points]:
         return {}
     image, x, y = (titles.index(name) for name in ("image", "x", "y"))
     found: dict[str, list[tuple[float, float]]] = {}
-    for fields in rows:
+    for line, fields in rows:
         if not any(field.strip() for field in fields):
             continue
         name = fields[image].strip() if image < len(fields) else ""
         point = _point([fields[i] if i < len(fields) else "" for i in (x, y)])
         if not name or point is None:
             faults.append(
-                Fault(f"{path}:{rows.line_num}", "a row must be image,x,y with finite numbers, but got "
+                Fault(f"{path}:{line}", "a row must be image,x,y with finite numbers, but got "
                       f"{repr(fields)[:80]}; correct it")
             )  # fmt: skip
             continue

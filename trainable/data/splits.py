@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trainable.data.names import some
+from trainable.data.names import meant, some
 from trainable.errors import Fault
 
 Split = Literal["labeled", "unlabeled", "val", "test"]
@@ -116,8 +116,10 @@ def _take_lists(
         absent = [name for name in ids if name not in masked]
         bare = [name for name in ids if split != "unlabeled" and masked.get(name) is False]
         twice = [f"{name} ({result.split[name]})" for name in ids if name in result.split]
+        likely = meant(absent[0], masked) if absent else ""
+        hint = f"write one id per line as the file is named ({likely!r})" if likely else "correct the ids"
         for names, must, fix in (
-            (absent, "every listed id must have an image", "correct the ids, or add the images"),
+            (absent, "every listed id must have an image", f"{hint}, or add the images"),
             (bare, f"every id listed for {split} must have a mask", "add the masks, or list the ids as unlabeled"),
             (twice, "an id must stand in one list only", "remove it from the others"),
         ):
