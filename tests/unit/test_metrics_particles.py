@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.feature import peak_local_max
 
-from trainable.metrics.particles import PointMatch, find_centers, match_points, point_scores
+from trainable.metrics.particles import PointMatch, _apart, find_centers, match_points, point_scores
 
 POINTS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=5)
 
@@ -45,6 +45,29 @@ def test_a_close_pair_does_not_cost_a_second_match() -> None:
     predicted = np.array([[0.0, 0.0], [4.0, 0.0]])
     truth = np.array([[3.0, 0.0], [-3.0, 0.0]])
     assert match_points(predicted, truth, radius=3.0).pairs == ((0, 1), (1, 0))
+
+
+def test_picks_that_no_true_point_can_reach_change_nothing() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0.0, 50.0, (20, 2))
+    near = truth[::2] + rng.uniform(-1.0, 1.0, (10, 2))
+    far = rng.uniform(100.0, 400.0, (500, 2))
+    alone = match_points(near, truth, radius=2.0)
+    among = match_points(np.concatenate([far, near]), truth, radius=2.0)
+    assert among.pairs == tuple((i + len(far), j) for i, j in alone.pairs)
+    assert len(alone.pairs) == 10
+    assert (among.num_predicted, among.num_true) == (510, 20)
+
+
+@settings(max_examples=40, deadline=None)
+@given(POINTS, st.floats(0.5, 12.0))
+def test_of_crowded_picks_the_first_stay(points, distance: float) -> None:
+    array = np.array(points, dtype=float).reshape(-1, 2)
+    kept: list[int] = []
+    for index, point in enumerate(array):
+        if all(np.hypot(*(point - array[other])) > distance for other in kept):
+            kept.append(index)
+    assert _apart(array, distance) == kept
 
 
 def test_scores_add_up_over_images() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, optimize
+from scipy import ndimage, optimize, spatial
 
 Floats = NDArray[np.float64]
 # What a Gaussian of half the radius finds in the middle of a full disc.
@@ -53,13 +53,25 @@ def match_points(predicted: Floats, truth: Floats, radius: float) -> PointMatch:
     predicted, truth = (np.asarray(points, dtype=np.float64).reshape(-1, 2) for points in (predicted, truth))
     if not radius > 0.0:
         raise ValueError(f"match_points: radius must be positive, but got {radius=}")
+    predicted_count = len(predicted)
+    reachable = _within_reach(predicted, truth, radius)
+    predicted = predicted[reachable]
     distance = np.sqrt(((predicted[:, None] - truth[None]) ** 2).sum(2))
     near = distance <= radius
     # Every pair within reach is worth more than all distances together, so that their number comes first.
     worth = radius * (min(distance.shape) + 1)
     rows, columns = optimize.linear_sum_assignment(np.where(near, distance - worth, 0.0))
-    pairs = tuple((int(i), int(j)) for i, j in zip(rows, columns, strict=True) if near[i, j])
-    return PointMatch(pairs, len(predicted), len(truth))
+    pairs = tuple((int(reachable[i]), int(j)) for i, j in zip(rows, columns, strict=True) if near[i, j])
+    return PointMatch(pairs, predicted_count, len(truth))
+
+
+def _within_reach(predicted: Floats, truth: Floats, radius: float) -> NDArray[np.intp]:
+    """Predicted points that some true one may be paired with: a network that knows nothing yet picks thousands."""
+    if not len(predicted) or not len(truth):
+        return np.zeros(0, np.intp)
+    # A hair more than the radius, so that rounding in the tree loses none; what is near is decided afterwards.
+    nearest, _ = spatial.cKDTree(truth).query(predicted, distance_upper_bound=radius * 1.001)
+    return np.flatnonzero(np.isfinite(nearest))
 
 
 def point_scores(matches: Iterable[PointMatch], *, prefix: str = "val") -> dict[str, float | None]:
@@ -140,8 +152,12 @@ def find_centers(
 
 
 def _apart(points: Floats, distance: float) -> list[int]:
+    """Points farther than a distance from every earlier one that is kept."""
+    tree = spatial.cKDTree(points)
+    free = np.ones(len(points), bool)
     kept: list[int] = []
     for index, point in enumerate(points):
-        if all(np.hypot(*(point - points[other])) > distance for other in kept):
+        if free[index]:
             kept.append(index)
+            free[tree.query_ball_point(point, distance)] = False
     return kept
