@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spaces.catalog.fixmatch import FULL
+from spaces.groups import RATE
 from spaces.named import register
 
 register(
@@ -11,7 +12,7 @@ register(
     {
         "selection.momentum": {},
         "st.weight": {},
-        "optimizer.lr": {"low": 1e-4, "high": 3e-2},
+        "optimizer.lr": RATE,
         "fp_dropout": {},
         "corr_share": {},
     },

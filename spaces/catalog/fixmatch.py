@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from spaces.groups import FOLLOWED, LIMITS, OPTIMIZER, RATE, SELF_TRAINING, VIEWS, free
 from spaces.named import register
 
 register(
@@ -12,7 +13,7 @@ register(
     {
         "threshold": {"mode": "shared", "low": 0.5},
         "st.weight": {},
-        "optimizer.lr": {"low": 1e-4, "high": 3e-2},
+        "optimizer.lr": RATE,
         "augment": {"jitter": {}, "cutmix_p": {}},
     },
 )
@@ -20,33 +21,12 @@ register(
 FULL: dict[str, Any] = {
     "threshold_mode": {},
     "threshold": {"mode": "base_slope"},
-    "selection": {
-        "normalize": {},
-        "momentum": {},
-        "ramp_share": {},
-        "keep_ratio": {},
-        "drop_share": {},
-        "num_sigmas": {},
-        "fairness": {},
-        "follow": {},
-        "quantile": {},
-        "weighting": {},
-        "weight_gamma": {},
-        "weight_level": {},
-    },
-    "st": {"weight": {}, "start_step": {}, "ramp_steps": {}},
+    "selection": free("normalize", "momentum", "ramp_share", *LIMITS, "fairness", *FOLLOWED),
+    "st": SELF_TRAINING,
     "teacher": {},
     "ema_decay": {},
-    "optimizer": {"lr": {}, "head_lr_mult": {}, "weight_decay": {}, "power": {}},
-    "augment": {
-        "zoom_min": {},
-        "zoom_max": {},
-        "jitter_p": {},
-        "jitter": {},
-        "gray_p": {},
-        "blur_p": {},
-        "cutmix_p": {},
-    },
+    "optimizer": OPTIMIZER,
+    "augment": VIEWS,
     "patience": {},
 }
 """What every recipe with strong views may search."""

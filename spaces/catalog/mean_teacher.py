@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spaces.groups import OPTIMIZER, RATE, SELECTION, SELF_TRAINING, VIEWS
 from spaces.named import register
 
 register(
@@ -10,7 +11,7 @@ register(
     {
         "st.weight": {},
         "ema_decay": {"low": 0.95},
-        "optimizer.lr": {"low": 1e-4, "high": 3e-2},
+        "optimizer.lr": RATE,
         "augment": {"jitter": {}, "cutmix_p": {}},
     },
 )
@@ -19,31 +20,13 @@ register(
     "mean_teacher/full",
     "weight, start and ramp of the consistency, a threshold mode, the teacher's decay, rates, views",
     {
-        "st": {"weight": {}, "start_step": {}, "ramp_steps": {}},
+        "st": SELF_TRAINING,
         "ema_decay": {},
         "threshold_mode": {},
         "threshold": {"mode": "shared"},
-        "selection": {
-            "momentum": {},
-            "keep_ratio": {},
-            "drop_share": {},
-            "num_sigmas": {},
-            "follow": {},
-            "quantile": {},
-            "weighting": {},
-            "weight_gamma": {},
-            "weight_level": {},
-        },
-        "optimizer": {"lr": {}, "head_lr_mult": {}, "weight_decay": {}, "power": {}},
-        "augment": {
-            "zoom_min": {},
-            "zoom_max": {},
-            "jitter_p": {},
-            "jitter": {},
-            "gray_p": {},
-            "blur_p": {},
-            "cutmix_p": {},
-        },
+        "selection": SELECTION,
+        "optimizer": OPTIMIZER,
+        "augment": VIEWS,
         "patience": {},
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spaces.groups import FOLLOWED, LIMITS, free
 from spaces.named import register
 
 _LOSS = {"simplex": ["ce", "dice", "focal"]}
@@ -31,18 +32,7 @@ register(
     {
         "threshold_mode": {},
         "threshold": {"mode": "free"},
-        "selection": {
-            "momentum": {},
-            "keep_ratio": {},
-            "drop_share": {},
-            "num_sigmas": {},
-            "fairness": {},
-            "follow": {},
-            "quantile": {},
-            "weighting": {},
-            "weight_gamma": {},
-            "weight_level": {},
-        },
+        "selection": free("momentum", *LIMITS, "fairness", *FOLLOWED),
         "st.weight": {},
         "st.start_step": {},
         "st.ramp_steps": {},
@@ -54,6 +44,6 @@ register(
         "optimizer.warmup_steps": {},
         "scale_min": {},
         "scale_max": {},
-        "augment": {"zoom_min": {}, "zoom_max": {}, "cutmix_p": {}},
+        "augment": free("zoom_min", "zoom_max", "cutmix_p"),
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spaces.groups import RATE
 from spaces.named import register
 
 _LOSS = {"simplex": ["dice", "focal", "boundary", "cldice", "connectivity"]}
@@ -9,7 +10,7 @@ _LOSS = {"simplex": ["dice", "focal", "boundary", "cldice", "connectivity"]}
 register(
     "surface/quick",
     "learning rate, and the weights of the loss's five parts",
-    {"optimizer.lr": {"low": 1e-4, "high": 3e-2}, "loss": {**_LOSS, "focal_alpha": {}}},
+    {"optimizer.lr": RATE, "loss": {**_LOSS, "focal_alpha": {}}},
 )
 
 register(
@@ -52,7 +53,7 @@ register(
     "surface/volume",
     "those of quick, with the network for volumes",
     {
-        "optimizer.lr": {"low": 1e-4, "high": 3e-2},
+        "optimizer.lr": RATE,
         "loss": {**_LOSS, "focal_alpha": {}},
         "volume": {"filters": {}, "depth": {"low": 3, "high": 4}},
     },

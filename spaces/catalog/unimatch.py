@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spaces.groups import RATE
 from spaces.named import named, register
 
 register(
@@ -10,7 +11,7 @@ register(
     {
         "threshold": {"mode": "shared", "low": 0.5},
         "st.weight": {},
-        "optimizer.lr": {"low": 1e-4, "high": 3e-2},
+        "optimizer.lr": RATE,
         "fp_dropout": {},
         "fp_share": {},
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spaces.groups import OPTIMIZER
 from spaces.named import named, register
 
 register(
@@ -21,7 +22,7 @@ register(
     "all of fixmatch's, the teacher's decay, and complementary channels",
     {
         **named("fixmatch/full").spec,
-        "optimizer": {"lr": {"low": 1e-5, "high": 1e-3}, "head_lr_mult": {}, "weight_decay": {}, "power": {}},
+        "optimizer": {**OPTIMIZER, "lr": {"low": 1e-5, "high": 1e-3}},
         "complementary": {},
         "keep_share": {},
     },

@@ -10,6 +10,7 @@ import pytest
 
 from spaces import NAMED, SearchSpace
 from spaces.derive import same
+from spaces.groups import SELECTION, VIEWS
 from trainable.config import resolve
 from trainable.knob import knobs_of
 from trainable.recipes import RECIPES
@@ -114,3 +115,12 @@ def test_steps_scale_with_the_length_of_the_run() -> None:
     assert half.natural(half.at([1.0, 1.0]))["scale_max"] == 256
     few = {"steps": 600, "eval_every_steps": 60}
     assert SearchSpace.from_spec({"patience": {}}, config, names, freq, few).axes["patience"].high == 6
+
+
+def test_what_several_recipes_search_alike_is_declared_once() -> None:
+    full = {name: NAMED[f"{name}/full"].spec for name in ("fixmatch", "cps", "mean_teacher", "per_class")}
+    assert full["cps"]["selection"] is full["mean_teacher"]["selection"] is SELECTION
+    assert full["fixmatch"]["augment"] is full["mean_teacher"]["augment"] is VIEWS
+    assert full["fixmatch"]["optimizer"] is full["cps"]["optimizer"] is full["mean_teacher"]["optimizer"]
+    for name, more in (("fixmatch", {"normalize", "ramp_share", "fairness"}), ("per_class", {"fairness"})):
+        assert [key for key in full[name]["selection"] if key not in more] == list(SELECTION)
