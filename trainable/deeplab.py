@@ -28,7 +28,8 @@ class AtrousSum(nn.Module):
         stride: pixels of the image per feature.
         rates: of the convolutions.
 
-    Source: DeepLabV2 (arXiv 1606.00915). All four rates count; the code of s4GAN leaves its loop after two.
+    Source: DeepLabV2 (arXiv 1606.00915). All four rates count by default; the code of s4GAN leaves its
+        loop after two.
     """
 
     def __init__(self, in_channels: int, num_logits: int, stride: int, rates: Sequence[int] = RATES) -> None:

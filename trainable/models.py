@@ -17,7 +17,7 @@ from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.encoders import get_encoder_names
 from torch import Tensor, nn
 
-from trainable.deeplab import AtrousSum, Deepest
+from trainable.deeplab import RATES, AtrousSum, Deepest
 from trainable.errors import CheckpointError, ConfigError, Fault, WeightsUnavailable
 
 STRIDE = 32
@@ -139,6 +139,7 @@ def segmenter(
     head_dropout: float = 0.0,
     head_dropout_step: float = 0.0,
     output_stride: int = 16,
+    atrous_branches: int = len(RATES),
     init_from: str | None = None,
 ) -> Segmenter:
     """Build a 2D segmentation network.
@@ -152,6 +153,7 @@ def segmenter(
         head_dropout: dropout of the first head.
         head_dropout_step: how much more dropout each further head has.
         output_stride: pixels per feature of DeepLabV3+'s encoder, 16 or 8; no other architecture has the choice.
+        atrous_branches: how many of DeepLabV2's branches are there, from the smallest rate on.
         init_from: a file of weights for the whole network.
 
     Raises:
@@ -161,7 +163,7 @@ def segmenter(
     """
     check_network(architecture, encoder)
     architecture = architecture.lower()
-    network = _network(architecture, encoder, num_logits, output_stride)
+    network = _network(architecture, encoder, num_logits, output_stride, atrous_branches)
     if encoder_weights is not None:
         _load_encoder(network, architecture, encoder, encoder_weights)
     if architecture == DPT:
@@ -174,18 +176,21 @@ def segmenter(
     return made
 
 
-def _network(architecture: str, encoder: str, num_logits: int, output_stride: int) -> nn.Module:
+def _network(
+    architecture: str, encoder: str, num_logits: int, output_stride: int, atrous_branches: int
+) -> nn.Module:
     if architecture == DEEPLABV3PLUS:
-        rates = ATROUS_RATES[output_stride]
         return _create(
-            architecture, encoder, num_logits, encoder_output_stride=output_stride, decoder_atrous_rates=rates
-        )
+            architecture, encoder, num_logits, encoder_output_stride=output_stride,
+            decoder_atrous_rates=ATROUS_RATES[output_stride],
+        )  # fmt: skip
     if architecture == DEEPLABV2:
         # Both versions of DeepLab have an encoder of output stride 8.
         made = _create("deeplabv3", encoder, num_logits, encoder_output_stride=8)
         dilated: Any = made.get_submodule("encoder")
         made.decoder = Deepest()
-        made.segmentation_head = AtrousSum(dilated.out_channels[-1], num_logits, stride=8)
+        rates = RATES[:atrous_branches]
+        made.segmentation_head = AtrousSum(dilated.out_channels[-1], num_logits, stride=8, rates=rates)
         return made
     return _create(architecture, encoder, num_logits, **_options(architecture, encoder))
 

@@ -72,6 +72,20 @@ def test_paper_selects_from_the_second_step_on() -> None:
     assert phase.optimizers["net"].head_lr_mult == 10 and phase.optimizers["net"].clip == 0
 
 
+def test_cityscapes_and_the_code_as_it_runs_differ_from_the_paper_in_what_they_say() -> None:
+    paper, city, legacy = (with_preset("s4gan", name).cfg for name in ("paper", "Cityscapes", "legacy_paper"))
+    assert city == paper.model_copy(update={"crop_size": 256, "d_threshold": 0.7, "d_lr": 1e-5})
+    assert legacy == paper.model_copy(update={"aspp_branches": 2, "d_image_norm": "legacy"})
+    kind = get_recipe("s4gan")
+    assert [name for name, preset in kind.presets.items() if preset.baseline] == ["paper", "als4gan", "v1", "legacy_v1"]
+
+
+def test_two_branches_are_the_first_two_of_four() -> None:
+    two, four = (bench("s4gan", {"aspp_branches": number}).nets["net"] for number in (2, 4))
+    wide = [[m.dilation for m in net.heads.modules() if isinstance(m, nn.Conv2d)] for net in (two, four)]  # type: ignore[union-attr]
+    assert wide == [[(6, 6), (12, 12)], [(6, 6), (12, 12), (18, 18), (24, 24)]]
+
+
 def test_als4gan_has_three_rates() -> None:
     spec = with_preset("s4gan", "als4gan").optimizers(0)["net"]
     nets = {"net": nn.ModuleDict({"encoder": nn.Conv2d(1, 1, 1), "head": nn.Conv2d(1, 1, 1)})}

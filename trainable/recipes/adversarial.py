@@ -120,6 +120,10 @@ class AdversarialConfig(RecipeConfig):
         0.1, legal=(0.0, 1.0), search=(0.001, 0.999), scale="log",
         help="Share of the newest batch in batch norm's running statistics; 0.999 keeps little but the last batch.",
     )  # fmt: skip
+    aspp_branches: Literal[4, 2] = knob(
+        4, searchable=False, why_not="2 reproduces a flaw",
+        help="Branches of DeepLabV2's head that count; s4GAN's code leaves its loop after 2.",
+    )  # fmt: skip
     freeze_bn_affine: bool = knob(False, help="Whether batch norm's scales and shifts stay as they are.")
     health: AdversarialHealthConfig = AdversarialHealthConfig()
 
@@ -162,8 +166,9 @@ class Adversarial(Recipe[A]):
         """A new segmentation network."""
         cfg = self.cfg
         net = segmenter(
-            cfg.architecture, cfg.encoder, cfg.encoder_weights, self.task.num_logits, init_from=cfg.init_from
-        )
+            cfg.architecture, cfg.encoder, cfg.encoder_weights, self.task.num_logits,
+            atrous_branches=cfg.aspp_branches, init_from=cfg.init_from,
+        )  # fmt: skip
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = cfg.bn_momentum

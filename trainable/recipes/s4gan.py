@@ -55,6 +55,11 @@ _V1 = ALS4GAN | {
 }  # fmt: skip
 
 
+_PAPER = AS_PUBLISHED | {
+    "steps": 40_000, "batch_size": 8, "crop_size": 321, "d_threshold": 0.6, "st.start_step": 1,
+}  # fmt: skip
+
+
 class S4gan(Adversarial[S4ganConfig]):
     """DeepLab against a discriminator; its multi-label branch is an option."""
 
@@ -69,11 +74,14 @@ class S4gan(Adversarial[S4ganConfig]):
     config: ClassVar[type[S4ganConfig]] = S4ganConfig
     metrics: ClassVar[tuple[str, ...]] = (*Adversarial.metrics, "loss/mlmt", "lr/classifier")
     presets: ClassVar[Mapping[str, Preset]] = {
-        "paper": Preset(
-            AS_PUBLISHED | {
-                "steps": 40_000, "batch_size": 8, "crop_size": 321, "d_threshold": 0.6, "st.start_step": 1,
-            },
-            "s4GAN on PASCAL VOC: selection from the second step on, score above 0.6",
+        "paper": Preset(_PAPER, "s4GAN on PASCAL VOC: selection from the second step on, score above 0.6"),
+        "Cityscapes": Preset(
+            _PAPER | {"crop_size": 256, "d_threshold": 0.7, "d_lr": 1e-5},
+            "s4GAN on Cityscapes: score above 0.7, a slower discriminator; crops are 256 x 512 there", baseline=False,
+        ),
+        "legacy_paper": Preset(
+            _PAPER | {"aspp_branches": 2, "d_image_norm": "legacy"},
+            "s4GAN as its code runs: two of four branches, labeled images scaled by another batch", baseline=False,
         ),
         "als4gan": Preset(
             ALS4GAN | {"steps": 20_000, "batch_size": 10, "crop_size": 320},
