@@ -136,7 +136,9 @@ class CorrMatch(StrongViewRecipe[CorrMatchConfig]):
     config: ClassVar[type[CorrMatchConfig]] = CorrMatchConfig
     presets: ClassVar[Mapping[str, Preset]] = {
         "VOC": Preset(VOC, f"{VOC_ABOUT}, as unimatch"),
-        "Cityscapes": Preset(CITYSCAPES | {"threshold_mode": "fixed"}, f"{CITYSCAPES_ABOUT}, as unimatch"),
+        "Cityscapes": Preset(
+            CITYSCAPES | {"threshold_mode": "fixed", "grow_regions": 0}, f"{CITYSCAPES_ABOUT}, as unimatch"
+        ),
     }
     metrics: ClassVar[tuple[str, ...]] = (*StrongViewRecipe.metrics, "st/pixels_grown")
     num_strong: ClassVar[int] = 2
