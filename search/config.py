@@ -34,9 +34,9 @@ from search.schema import (
 )
 from trainable import strict_yaml
 from trainable.config import DataConfig, RunConfig, faults_of
+from trainable.document import Document
 from trainable.errors import ConfigError, Fault
 from trainable.recipes import RECIPES
-from trainable.strict_yaml import Document
 
 __all__ = [
     "AshaConfig", "BudgetConfig", "KeepConfig", "NotifyConfig", "ResourcesConfig", "SearchConfig", "SweepConfig",

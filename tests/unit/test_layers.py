@@ -17,6 +17,7 @@ PACKAGES = ("trainable", "spaces", "search")
 LAYERS = """
 trainable
 trainable.errors trainable.faults trainable.atomic trainable.scalars trainable.processes
+trainable.document trainable.yaml_events
 trainable.strict_yaml trainable.knob
 trainable.config trainable.task
 trainable.schedules trainable.ema trainable.metrics trainable.losses trainable.pseudo_labels

@@ -12,9 +12,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainable.document import Document
 from trainable.errors import ConfigError
 from trainable.scalars import scalar
-from trainable.strict_yaml import MAX_BYTES, Document, dump, load, loads, parse_value
+from trainable.strict_yaml import dump, load, loads, parse_value
+from trainable.yaml_events import MAX_BYTES
 
 _TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=12)
 _LEAF = st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(-1e9, 1e9) | _TEXT
