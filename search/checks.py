@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from trainable.data.layouts import class_table
 from trainable.errors import ConfigError, DataError, Fault
 from trainable.knob import Knob, knobs_of
 from trainable.metrics.objective import Direction
+from trainable.models import check_network
 from trainable.recipes import RECIPES
 from trainable.recipes.interface import Recipe
 
@@ -152,6 +154,47 @@ def check_batch(config: RecipeConfig, workers: int, faults: list[Fault]) -> None
     architecture, images = getattr(config, "architecture", None), config.batch_size
     if architecture in POOLING_ARCHITECTURES and images // workers == 1:
         faults.append(one_image(f"architecture {architecture}", images, workers))
+
+
+def check_networks(config: RecipeConfig, space: Any, faults: list[Fault]) -> None:
+    """Networks and encoders must be known by name: a wrong one would fail every trial at its first step."""
+    given = {key: getattr(config, key, None) for key in ("architecture", "encoder")}
+    asked = [(key, value, f"train.{key}") for key, value in given.items()]
+    if isinstance(space, Mapping):
+        for key in given:
+            listed = space.get(key)
+            choices = listed.get("choices") if isinstance(listed, Mapping) else listed
+            asked += [(key, value, f"space.{key}") for value in choices or () if isinstance(choices, list)]
+    for key, value, where in asked:
+        if isinstance(value, str):
+            try:
+                check_network(**{"architecture": "unet", "encoder": "resnet18", key: value})
+            except ConfigError as error:
+                faults += [Fault(where, fault.message) for fault in error.faults]
+
+
+def check_weight_files(train: Mapping[str, Any], faults: list[Fault]) -> None:
+    """Files of weights must be there: a missing one would fail every trial."""
+    for key in ("init_from", "encoder_weights"):
+        value = train.get(key)
+        if isinstance(value, str) and names_file(key, value) and not Path(value).is_file():
+            message = f"{key} must be a file of weights, but there is none at {value!r}; correct the path"
+            faults.append(Fault(f"train.{key}", message))
+
+
+def names_file(key: str, value: str) -> bool:
+    """Whether a knob's text is a file's path and not the name of known weights."""
+    return key == "init_from" or Path(value).suffix in {".pt", ".pth", ".safetensors"} or os.sep in value
+
+
+def check_place(run: str, faults: list[Fault]) -> None:
+    """A run's folder must lie in folders."""
+    if "://" in run:
+        return
+    there = next((path for path in (Path(run), *Path(run).parents) if path.exists()), None)
+    if there is not None and not there.is_dir():
+        message = f"storage must be a folder, but {str(there)!r} is a file; choose another place or name"
+        faults.append(Fault("storage", message))
 
 
 def check_rungs(asha: Any, steps: int, faults: list[Fault]) -> None:

@@ -12,14 +12,18 @@ from pydantic import BaseModel, ValidationError
 
 from search.checks import (
     check_batch,
+    check_networks,
     check_objective,
+    check_place,
     check_rungs,
     check_space,
     check_train,
+    check_weight_files,
     class_names,
     find_preset,
     find_recipe,
     flat_train,
+    names_file,
 )
 from search.schema import (
     AshaConfig,
@@ -142,12 +146,22 @@ def _normal(data: dict[str, Any], document: Document, faults: list[Fault]) -> di
     recipe = RECIPES.get(name) if isinstance(name, str) else None
     if isinstance(train, Mapping):
         found: list[Fault] = []
-        data = {**data, "train": flat_train(train, found, recipe)}
+        flat = flat_train(train, found, recipe)
+        data = {**data, "train": {name: _weight_file(name, value, document) for name, value in flat.items()}}
         faults += placed(found, document)
     if recipe is not None and isinstance(search, Mapping) and isinstance(search.get("objective", ""), str):
         own = recipe.objective_of(search.get("objective"), None)
         data = {**data, "search": {"objective": own.metric, "direction": own.direction, **search}}
     return data
+
+
+def _weight_file(name: str, value: Any, document: Document) -> Any:
+    """A file of weights by its absolute path, because a trial works in a folder of its own."""
+    if name not in ("init_from", "encoder_weights") or not isinstance(value, str) or not names_file(name, value):
+        return value
+    overridden = document.place(f"train.{name}").startswith("--set")
+    start = Path.cwd() if overridden else Path(document.name).resolve().parent
+    return os.path.normpath(start / os.path.expanduser(value))
 
 
 def _check_meaning(data: Mapping[str, Any], made: SweepConfig | RunConfig | None, faults: list[Fault]) -> None:
@@ -167,6 +181,8 @@ def _check_meaning(data: Mapping[str, Any], made: SweepConfig | RunConfig | None
     if config is None or not names:
         return
     space = data.get("space")
+    check_networks(config, space, faults)
+    check_weight_files(train, faults)
     if isinstance(space, str | dict) and space:
         check_space(recipe, space, preset, train, names, faults)
     if made is None:
@@ -175,6 +191,7 @@ def _check_meaning(data: Mapping[str, Any], made: SweepConfig | RunConfig | None
     if isinstance(made, RunConfig):
         check_objective(recipe, made.objective, made.direction, names, faults)
         return
+    check_place(made.run, faults)
     check_objective(recipe, made.search.objective, made.search.direction, names, faults, "search.")
     check_rungs(made.search.asha, config.steps, faults)
 
@@ -241,7 +258,11 @@ def rooted(document: Document, base: Path, faults: list[Fault]) -> dict[str, Any
         expanded = _expanded(value, f"{place}:{dotted}", faults)
         if dotted in _ROOTED and "://" not in expanded:
             start = Path.cwd() if place.startswith("--set") else base
-            expanded = os.path.normpath(start / Path(expanded).expanduser())
+            try:
+                expanded = os.path.normpath(start / Path(expanded).expanduser())
+            except RuntimeError:
+                message = f"{last} must be a path, but got {expanded!r}, and there is no such user's home; write it out"
+                faults.append(Fault(f"{place}:{dotted}", message))
         data = _with(data, parents, last, expanded)
     return data
 

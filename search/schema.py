@@ -154,7 +154,13 @@ class NotifyConfig(Section):
     @field_validator("command", mode="before")
     @classmethod
     def _words(cls, value: Any) -> Any:
-        return tuple(shlex.split(value)) if isinstance(value, str) else value
+        try:
+            words = tuple(shlex.split(value)) if isinstance(value, str) else value
+        except ValueError as error:
+            raise ValueError(f"command must be words as a shell reads them, but got {value!r} ({error})") from error
+        if not words:
+            raise ValueError(f"command must name a program, but got command={value!r}; name one, or remove notify")
+        return words
 
 
 class SweepConfig(Section):

@@ -69,6 +69,8 @@ def synth(
     seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
 ) -> None:
     """Write generated land-cover scenes: 7 classes, thin roads, a rare class, shadow and texture."""
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError([Fault(str(directory), "must be a folder that is empty or new, but is a file; name another")])
     if directory.exists() and any(directory.iterdir()):
         raise ConfigError([Fault(str(directory), "the folder must be empty or new, but holds files; name another")])
     write_scenes(

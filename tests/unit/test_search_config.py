@@ -115,6 +115,55 @@ def test_a_budget_stands_in_for_a_number_of_trials(folder: Path) -> None:
     assert load_sweep(written(folder, **{"{trials: 12": "{trials: 3, budget: {gpu_hours: 8}"})).search.trials == 3
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [("batch_size: 8", "architecture: unnet", "sweep.yaml:9:train.architecture: must be one of "),
+     ("batch_size: 8", "encoder: resnet81", "sweep.yaml:9:train.encoder: must be an encoder of "),
+     ("ema_decay: {}", "encoder: [resnet18, resnet81]", "sweep.yaml:12:space.encoder: must be an encoder of "),
+     ("batch_size: 8", "init_from: gone.pt", "sweep.yaml:9:train.init_from: init_from must be a file of weights"),
+     ("batch_size: 8", "encoder_weights: gone.pth", "sweep.yaml:9:train.encoder_weights: encoder_weights must be a"),
+     ("./runs", "data/class_mapping.csv", "sweep.yaml:14:storage: storage must be a folder, but "),
+     ("./runs", "data/class_mapping.csv/below", "sweep.yaml:14:storage: storage must be a folder, but "),
+     ("./runs", "~nobody-of-that-name/x", "sweep.yaml:14:storage: storage must be a path, but "),
+     ("seed: 3", "notify: {command: 'a \"b'}", "sweep.yaml:15:notify.command: command must be words as a shell"),
+     ("seed: 3", "notify: {command: ''}", "sweep.yaml:15:notify.command: command must name a program, but "),
+     ("root: data", "root: data\n  cache: {max_gb: -1}", "sweep.yaml:5:data.cache.max_gb: max_gb must be `auto` or")],
+)  # fmt: skip
+def test_what_would_fail_every_trial_is_found_in_the_file(folder: Path, old: str, new: str, message: str) -> None:
+    [found] = messages(folder, GOOD.replace(old, new))
+    assert found.startswith(message)
+
+
+def test_a_file_of_weights_is_found_from_the_folder_of_its_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "mine.pt").touch()
+    path = written(folder, **{"batch_size: 8": "init_from: mine.pt"})
+    assert load_sweep(path).train["init_from"] == str(folder / "mine.pt")
+    monkeypatch.chdir(folder / "data")
+    (folder / "data" / "other.pt").touch()
+    assert load_sweep(path, ["train.init_from=other.pt"]).train["init_from"] == str(folder / "data" / "other.pt")
+    assert load_sweep(path, ["train.init_from=null", "train.encoder_weights=imagenet"]).train["encoder_weights"] == (
+        "imagenet"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [("trials: 12", "trials: 0", "trials must be at least 1, but got trials=0; change it"),
+     ("trials: 12", "trials: '12'", "trials must be a whole number, but got trials='12'; remove the quotes"),
+     ("trials: 12", "asha: yes", "asha must hold keys and values, but got asha='yes'; correct it"),
+     ("trials: 12", "sampler: tpee", "sampler must be one of 'tpe', 'random', but got sampler='tpee'; choose one"),
+     ("./runs", "5", "storage must be a text, but got storage=5; put it in quotes"),
+     ("lr: 5e-4", "lr: 11", "lr must be at most 10, but got lr=11; change it")],
+)  # fmt: skip
+def test_a_fault_is_told_in_the_words_of_the_file_and_not_of_the_program(
+    folder: Path, old: str, new: str, message: str
+) -> None:
+    [found] = messages(folder, GOOD.replace(old, new))
+    assert found.partition(": ")[2] == message
+
+
 BAD = """\
 name: ../escape
 recipe: per_clas

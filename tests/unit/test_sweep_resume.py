@@ -84,7 +84,7 @@ def test_a_data_root_is_relative_to_where_the_user_stands(
 @pytest.mark.parametrize(
     ("change", "hint"),
     [("search.trails=3", "search.trials"), ("train.optimizer.lr=1", "resume may change only"),
-     ("search.trials=0", "greater than or equal to 1"), ("storage=/x", "resume may change only"),
+     ("search.trials=0", "must be at least 1"), ("storage=/x", "resume may change only"),
      ("search.trials", "path.to.key=value")],
 )  # fmt: skip
 def test_a_change_that_is_not_allowed_or_not_legal_is_refused(tmp_path: Path, change: str, hint: str) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from trainable.knob import Section
 
@@ -26,11 +26,17 @@ class VolumeConfig(Section):
     order_by: str
 
 
+def _auto_or_room(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int | float) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ValueError(f"max_gb must be `auto` or a number above 0, but got max_gb={value!r}; change it")
+
+
 class CacheConfig(Section):
     """Where decoded images are kept between runs; never inside a run."""
 
     dir: str | None = None
-    max_gb: float | Literal["auto"] = "auto"
+    max_gb: Annotated[float | Literal["auto"], BeforeValidator(_auto_or_room)] = "auto"
 
 
 class DataConfig(Section):

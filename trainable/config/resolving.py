@@ -38,9 +38,37 @@ def faults_of(error: ValidationError, where: str, known: Mapping[str, Any] | Non
         given = item["input"]
         if item["type"] == "value_error" or isinstance(given, Mapping | BaseModel):
             faults += [Fault(place, line) for line in message.split("\n")]
-        else:
-            faults.append(Fault(place, f"{message[0].lower()}{message[1:]}, but got {dotted.split('.')[-1]}={given!r}"))
+            continue
+        name = dotted.split(".")[-1] or where.rpartition(":")[2] or "it"
+        must, fix = _in_words(item["type"], item.get("ctx", {}), given) or (f"be valid ({message.lower()})", "")
+        faults.append(Fault(place, f"{name} must {must}, but got {name}={given!r}{fix and f'; {fix}'}"))
     return faults
+
+
+def _in_words(kind: str, context: Mapping[str, Any], given: Any) -> tuple[str, str] | None:
+    """What must hold and what to do, for the kinds of fault that pydantic words for programmers."""
+    if kind in _BOUNDS:
+        return f"be {_BOUNDS[kind]} {next(iter(context.values())):.12g}", "change it"
+    if kind == "literal_error":
+        return f"be one of {str(context['expected']).replace(' or ', ', ')}", "choose one"
+    if kind == "string_too_short":
+        return "not be empty", "fill it in"
+    start = kind.partition("_")[0]
+    if start == "string" and isinstance(given, int | float):
+        return _TYPES[start], "put it in quotes"
+    if start in ("int", "float") and isinstance(given, str) and given.strip("+-.0123456789e") == "":
+        return _TYPES[start], "remove the quotes"
+    return (_TYPES[start], "correct it") if start in _TYPES else None
+
+
+_BOUNDS = {
+    "greater_than_equal": "at least", "greater_than": "above", "less_than_equal": "at most", "less_than": "below",
+}  # fmt: skip
+_TYPES = {
+    "int": "be a whole number", "float": "be a number", "bool": "be true or false", "string": "be a text",
+    "tuple": "be a list", "list": "be a list", "dict": "hold keys and values", "model": "hold keys and values",
+    "mapping": "hold keys and values",
+}  # fmt: skip
 
 
 def scaled(
