@@ -85,15 +85,17 @@ def confirm(
     _, state = read_run(run)
     config = confirming(state)
     store = open_store(f"{run.rstrip('/')}{SUFFIX}")
-    if fresh:
-        set_aside(store)
-    elif store.list(EVENTS):
-        return resume_confirm(store.uri, options)
-    refuse_taken(store)
+    if not fresh:
+        if store.list(EVENTS):
+            return resume_confirm(store.uri, options)
+        refuse_taken(store)
     setting = _examined(state, config, options)
     chosen = variants(state, config, run, setting.class_names, trial)
     numbers = [config.seed + 1 + index for index in range(seeds)]
     options.check_weights([variant.train for variant in chosen])
+    if fresh:
+        # Only now, so that a confirmation that cannot begin leaves an earlier one where it is.
+        set_aside(store)
     about = {"of": run if "://" in run else str(Path(run).resolve()), "seeds": numbers,
              "variants": [asdict(variant) for variant in chosen]}  # fmt: skip
     with PatientLog.create(store, **_opened(config, setting, about)) as log:

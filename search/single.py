@@ -78,13 +78,15 @@ def train_single(
     if go_on and store.list(EVENTS):
         return resume_single(str(store.path or store.uri), look)
     check_storage(open_store(storage))
-    if fresh:
-        set_aside(store)
-    refuse_taken(store)
+    if not fresh:
+        refuse_taken(store)
     report = _examined(config)
     made = _resolved(config, report.class_names)
     check_weights([made.model_dump(mode="json")])
     full = config.model_copy(update={"preset": None, "train": made.model_dump(mode="json")})
+    if fresh:
+        # Only now, so that a configuration that cannot begin leaves the run of its name where it is.
+        set_aside(store)
     with PatientLog.create(store, **_opened(config, storage, report, made)) as log:
         store.write_bytes(SWEEP_FILE, strict_yaml.dump(described(log.state.run)).encode())
         plain = full.model_dump(mode="json", by_alias=True)

@@ -57,9 +57,8 @@ def start_sweep(config: SweepConfig, *, fresh: bool = False, options: Options | 
     options = options or Options()
     store = open_store(config.run)
     check_storage(open_store(config.storage))
-    if fresh:
-        set_aside(store)
-    refuse_taken(store)
+    if not fresh:
+        refuse_taken(store)
     setting = options.examine(config)
     space = space_of(config, setting)
     asha_of(config, setting.class_names)
@@ -69,6 +68,9 @@ def start_sweep(config: SweepConfig, *, fresh: bool = False, options: Options | 
     with options.cluster() as cluster:
         slots_of(config, cluster)
         check_seen_everywhere(store, config.data.root, cluster, config.resources.workers_per_trial)
+        if fresh:
+            # Only now, so that a sweep that cannot begin leaves the run of its name where it is.
+            set_aside(store)
         log = PatientLog.create(store, **opened(config, setting, space))
         with log:
             result = _run(log, config, setting, cluster, options)

@@ -6,7 +6,7 @@ import errno
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import optuna
 import pandas as pd
@@ -19,6 +19,7 @@ import trainable.session
 from search.control import Control
 from search.patient_log import PatientLog
 from search.records import fold
+from search.schema import SweepConfig
 from search.store import RunLog, open_store
 from search.study import NETWORK, export_study, filesystem_of
 from search.sweep import start_sweep
@@ -34,7 +35,7 @@ from tests.support.s3 import S3Server, s3_server
 from trainable import train
 from trainable.checkpoint import load_best, load_last, save_last
 from trainable.config import RunConfig
-from trainable.errors import ConfigError
+from trainable.errors import ConfigError, DataError
 from trainable.recipes import RECIPES
 from trainable.recipes.interface import Batch, Nets, Opt, Sched, StepOut
 from trainable.recipes.supervised import Supervised
@@ -145,6 +146,25 @@ def test_read_only_storage_is_refused_before_anything_else(
     assert caught.value.exit_code == 2
     words = str(caught.value).partition(": ")[2].partition(": ")[2]
     observed(f"exit 2 before data are read or Ray is started: {words}")
+
+
+def test_a_sweep_that_cannot_begin_leaves_the_run_of_its_name_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.running, "connected", lambda *_, **__: pytest.fail("Ray was started"))
+
+    def refusing(config: SweepConfig) -> NoReturn:
+        raise DataError("a photo stands on both sides")
+
+    config, options = toy_config(tmp_path), toy_options()
+    object.__setattr__(options, "examine", refusing)
+    earlier = Path(config.run) / "events" / "0.jsonl"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("an earlier run")
+    with pytest.raises(DataError, match="both sides"):
+        start_sweep(config, fresh=True, options=options)
+    assert earlier.read_text() == "an earlier run"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 # ---- 16: an outage under a search ----

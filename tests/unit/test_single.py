@@ -156,3 +156,16 @@ def test_bad_data_or_knobs_are_found_before_a_run_is_made(config: RunConfig, tmp
     with pytest.raises(ConfigError):
         train_single(config.model_copy(update={"train": {"steps": 0}}), str(tmp_path))
     assert not (tmp_path / "one" / "events").exists()
+
+
+def test_a_configuration_that_cannot_begin_leaves_the_run_of_its_name_where_it_is(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(monkeypatch, completes)
+    assert train_single(config, str(tmp_path), look=Look(lambda line: None)) == 0
+    wrong = config.model_copy(update={"data": config.data.model_copy(update={"val": "splits/unlabelled.txt"})})
+    with pytest.raises(DataError):
+        train_single(wrong, str(tmp_path), fresh=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    assert train_single(config, str(tmp_path), fresh=True, look=Look(lambda line: None)) == 0
+    assert len(list(tmp_path.iterdir())) == 2
