@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from search.events import Event, encode
 from search.store.base import EVENTS, LEASE, LogMoved, Store, relative
@@ -14,8 +13,8 @@ from search.store.clock import Clock
 from search.store.lease import LeaseFile
 from search.store.lines import read_lines
 from search.store.object_lease import ObjectLeaseFile
+from search.store.small_objects import READERS, SmallObjects, content
 from trainable.errors import StoreError
-from trainable.faults import declare
 
 WAIT_S = 1.0
 """How long an evaluation waits at least; with the heart beating every half second it is sent within 2 s."""
@@ -26,20 +25,7 @@ MERGE_AT = 1000
 MERGE_AT_END = 100
 """At the end of an owner's time so many suffice."""
 
-_SMALL_BYTES = 256 * 2**10
-_READERS = 16
 _RELISTS = 5
-
-declare("merge.put", "merge.written")
-
-
-@dataclass(slots=True)
-class _Part:
-    """One small object of this log: its name, its version, and its bytes where they are still at hand."""
-
-    name: str
-    tag: Mapping[str, str]
-    data: bytes | None
 
 
 class ObjectStore(Store):
@@ -64,7 +50,7 @@ class ObjectStore(Store):
         self._waiting: list[bytes] = []
         self._waiting_from = 0
         self._waiting_since = 0.0
-        self._parts: list[_Part] = []
+        self._small = SmallObjects(self._bucket, self._objects)
         self._must_ask = True
 
     # ---- small files ----
@@ -145,11 +131,12 @@ class ObjectStore(Store):
         start = max((index for index, (first, _) in enumerate(objects) if first <= expected), default=0)
         wanted = [found.name for _, found in objects[start:]]
         if self._lease is not None and self._next is None:
-            self._remember_parts(objects)
-        with ThreadPoolExecutor(min(_READERS, max(1, len(wanted)))) as readers:
-            for at in range(0, len(wanted), _READERS * 4):
-                some = wanted[at : at + _READERS * 4]
-                for name, data in zip(some, readers.map(self._content, some), strict=True):
+            self._small.remember(objects)
+        with ThreadPoolExecutor(min(READERS, max(1, len(wanted)))) as readers:
+            for at in range(0, len(wanted), READERS * 4):
+                some = wanted[at : at + READERS * 4]
+                read = readers.map(lambda name: content(self._bucket, name), some)
+                for name, data in zip(some, read, strict=True):
                     yield f"{self.uri}/{name}", data
 
     def last_seq(self) -> int:
@@ -159,16 +146,10 @@ class ObjectStore(Store):
             if not objects:
                 return -1
             name = objects[-1][1].name
-            data = self._content(name)
+            data = content(self._bucket, name)
             if data:
                 return max(event.seq for event in read_lines(data, f"{self.uri}/{name}"))
         raise StoreError(f"{self.uri}/{EVENTS}: must be readable, but changes all the time; try again")
-
-    def _content(self, name: str) -> bytes | None:
-        try:
-            return self._bucket.get(name)[0]
-        except FileNotFoundError:
-            return None
 
     # ---- appending ----
 
@@ -208,7 +189,7 @@ class ObjectStore(Store):
             except Taken:
                 self._reconcile(name)
                 continue
-            self._parts.append(_Part(name, tag, data))
+            self._small.add(name, tag, data)
             self._sent(len(self._waiting))
 
     def _sent(self, count: int) -> None:
@@ -227,7 +208,7 @@ class ObjectStore(Store):
         known = 0
         while known < min(len(lines), len(self._waiting)) and self._waiting[known] == lines[known] + b"\n":
             known += 1
-        self._parts.append(_Part(name, tag, data))
+        self._small.add(name, tag, data)
         self._sent(known)
         if known < len(events):
             self._waiting.clear()
@@ -253,60 +234,27 @@ class ObjectStore(Store):
         try:
             if self._waiting and self.clock.monotonic() - self._waiting_since >= WAIT_S:
                 self.flush()
-            if len(self._parts) >= self._merge_at:
-                self._merge()
+            if len(self._small) >= self._merge_at:
+                self._small.merge()
         finally:
             self._lock.release()
-
-    def _merge(self) -> None:
-        """Puts the content of all small objects in place of the first, then removes the others."""
-        parts = list(self._parts)
-        with ThreadPoolExecutor(_READERS) as readers:
-            contents = list(readers.map(lambda part: part.data or self._content(part.name) or b"", parts))
-        lines: list[bytes] = []
-        expected = None
-        for part, data in zip(parts, contents, strict=True):
-            for line, event in zip(data.split(b"\n"), read_lines(data, part.name), strict=False):
-                if expected is None or event.seq == expected:
-                    lines.append(line + b"\n")
-                    expected = event.seq + 1
-                elif event.seq > expected:
-                    self._remember_parts(self._objects())
-                    return
-        merged = b"".join(lines)
-        try:
-            tag = self._bucket.put(parts[0].name, merged, over=parts[0].tag, point="merge")
-        except Taken:
-            # Merged by a put whose answer got lost, or by another owner: look again instead of guessing.
-            self._remember_parts(self._objects())
-            return
-        self._bucket.delete([part.name for part in parts[1:]])
-        kept = [] if len(merged) >= _SMALL_BYTES else [_Part(parts[0].name, tag, merged)]
-        self._parts[: len(parts)] = kept
-
-    def _remember_parts(self, objects: Sequence[tuple[int, Found]]) -> None:
-        """The small objects at the log's end are those that a merge is to take."""
-        self._parts = []
-        for _, found in objects:
-            if found.size >= _SMALL_BYTES:
-                self._parts = []
-            else:
-                self._parts.append(_Part(found.name, found.tag, None))
 
     def _lease_file(self) -> LeaseFile:
         return ObjectLeaseFile(self._bucket, LEASE)
 
     def _owner_setup(self) -> None:
-        self._waiting, self._parts, self._must_ask, self._moved = [], [], True, None
+        self._small.clear()
+        self._waiting, self._must_ask, self._moved = [], True, None
 
     def _owner_teardown(self) -> None:
-        if len(self._parts) >= min(MERGE_AT_END, self._merge_at):
+        if len(self._small) >= min(MERGE_AT_END, self._merge_at):
             try:
-                self._merge()
+                self._small.merge()
             except StoreError as error:
                 # Merging only makes reading faster.
                 self.findings.append(str(error))
-        self._waiting, self._parts = [], []
+        self._small.clear()
+        self._waiting = []
 
 
 def _name(first: int) -> str:
