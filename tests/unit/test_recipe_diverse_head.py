@@ -99,6 +99,8 @@ def reference(made: Bench, data: dict[str, Any], head: int, mean_weight: float) 
     labeled, unlabeled = data["labeled"], data["unlabeled"]
     with torch.no_grad():
         heads = net.head_logits(torch.cat([labeled.image, unlabeled.image]))
+        if not made.recipe.cfg.joint_forward:
+            heads = torch.cat([net.head_logits(labeled.image), net.head_logits(unlabeled.image)], 1)
     number, images = heads.shape[:2]
     supervised = sum(
         F.cross_entropy(heads[k, : len(labeled.image)], labeled.label, ignore_index=255) for k in range(number)
@@ -118,9 +120,10 @@ def reference(made: Bench, data: dict[str, Any], head: int, mean_weight: float) 
     return {"sup": torch.as_tensor(supervised), "st": F.cross_entropy(heads[head], target, ignore_index=255)}
 
 
-@pytest.mark.parametrize(("head", "mean_weight"), [(0, 5.0), (3, 0.5)])
-def test_losses_are_those_of_plain_loops(head: int, mean_weight: float) -> None:
-    made = bench("diverse_head", HEADS | {"vote_mean_weight": mean_weight, "st": {"weight": 7.5}})
+@pytest.mark.parametrize(("head", "mean_weight", "joint"), [(0, 5.0, True), (3, 0.5, False)])
+def test_losses_are_those_of_plain_loops(head: int, mean_weight: float, joint: bool) -> None:
+    own = {"vote_mean_weight": mean_weight, "st": {"weight": 7.5}, "joint_forward": joint}
+    made = bench("diverse_head", HEADS | own)
     expected = reference(made, batch(), head, mean_weight)
     out = made.step(batch(), 1, keep=[1.0] * 4, head=[float(head)])
     assert out.losses["loss/sup"].item() == pytest.approx(expected["sup"].item(), rel=1e-4)
@@ -218,7 +221,7 @@ def test_presets_are_those_of_the_two_scripts() -> None:
     assert (dropout.st.weight, dropout.freeze_draws, dropout.head_dropout) == (15.0, 0, 0.5)
     for cfg in (freezing, dropout):
         assert (cfg.steps, cfg.batch_size, cfg.num_heads, cfg.vote_mean_weight) == (15_000, 5, 10, 5.0)
-        assert cfg.bn_momentum == 0.01
+        assert cfg.bn_momentum == 0.01 and not cfg.joint_forward
         assert cfg.optimizer.lr * cfg.optimizer.head_lr_mult == pytest.approx(0.01)
 
 

@@ -25,6 +25,7 @@ from trainable.optimizers import OptimizerSpec
 from trainable.pseudo_labels.images import vote_target
 from trainable.pseudo_labels.target import Target
 from trainable.recipes.interface import Batch, Draw, Nets, Opt, Phase, Preset, Recipe, Sched, StepOut
+from trainable.recipes.selection import SelectingConfig
 from trainable.recipes.watch import shared_rules
 
 
@@ -81,6 +82,7 @@ class DiverseHeadConfig(RecipeConfig):
         0.1, legal=(0.0, 1.0), search=(0.001, 0.999), scale="log",
         help="Share of the newest batch in the running statistics of the encoder's batch norm.",
     )  # fmt: skip
+    joint_forward: bool = redeclared(SelectingConfig, "joint_forward", True)
     health: HealthConfig = HealthConfig()
 
 
@@ -125,7 +127,7 @@ _AS_PUBLISHED: dict[str, Any] = {
     "optimizer.momentum": 0.9, "optimizer.weight_decay": 1e-4, "optimizer.warmup_steps": 0,
     "optimizer.schedule": "poly", "optimizer.power": 0.9, "optimizer.lr_floor": 1e-6,
     "bn_momentum": 0.01, "num_heads": 10, "head_channels": 256, "vote_mean_weight": 5.0,
-    "st.start_step": 0, "st.ramp_steps": 0,
+    "st.start_step": 0, "st.ramp_steps": 0, "joint_forward": False,
 }  # fmt: skip
 
 
@@ -214,8 +216,10 @@ class DiverseHead(Recipe[DiverseHeadConfig]):
         assert isinstance(net, Segmenter)
         labeled, unlabeled = batch["labeled"], batch.get("unlabeled")
         views = [labeled] if unlabeled is None else [labeled, unlabeled]
+        images = [view.image for view in views]
         with self.precision():
-            heads = net.head_logits(torch.cat([view.image for view in views])).float()
+            passes = [torch.cat(images)] if self.cfg.joint_forward else images
+            heads = torch.cat([net.head_logits(image) for image in passes], 1).float()
         number, own = len(heads), heads[:, : len(labeled.image)]
         # A mean over all heads' pixels, times their number, is the sum of their means: they count the same pixels.
         label = labeled.label.repeat(number, 1, 1)
