@@ -31,8 +31,9 @@ GENTLE: dict[str, dict[str, Any]] = {
 }
 """Rates at which what processors round differently stays below what a changed rule moves."""
 
-JUMPY = ("loss/mlmt", "val/particle_f1")
-"""Batch norm over two values turns rounding into signs, and one pick more or less is a twentieth of the score."""
+JUMPY = ("loss/mlmt", "val/particle_f1", "st/pixels_grown")
+"""Batch norm over two values turns rounding into signs, and one pick more or less is a twentieth of the score; a region
+grows as a whole or not at all."""
 
 Curve = list[dict[str, float | None]]
 

@@ -97,8 +97,8 @@ ROWS = (
         ("loss/sup", "loss/st", "threshold/a", *COUNTS),
     ),
     Row(
-        "corrmatch", PIXEL | {"corr_channels": 8, "selection": {"momentum": 0.5}},
-        ("loss/sup", "loss/st", "threshold/a", *COUNTS),
+        "corrmatch", PIXEL | {"corr_channels": 8, "threshold_mode": "fixed"},
+        ("loss/sup", "loss/st", "threshold/a", "st/pixels_grown", *COUNTS),
     ),
     Row(
         "cps", {"evaluate": "mean", "threshold_mode": "corr_global", "selection": {"momentum": 0.5},
