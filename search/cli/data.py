@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from search.cli.lines import told_by_line
 from search.cli.output import Json, Sets, print_json, print_rows, say
 from search.config import load_data
 from trainable.data.cache import open_cache
@@ -34,7 +35,8 @@ def check(source: Source, sets: Sets = None, allow_leak: Leak = False, as_json: 
             raise typer.Exit(2)
         return
     _print(report)
-    report.raise_faults()
+    with told_by_line(source, sets or ()):
+        report.raise_faults()
 
 
 def _print(report: CheckReport) -> None:
@@ -54,7 +56,8 @@ def _print(report: CheckReport) -> None:
 def index(source: Source, sets: Sets = None) -> None:
     """Decode every image once into the cache that all trials share; a search does it by itself."""
     section, _ = load_data(source, sets or ())
-    manifest = build_manifest(section, Path.cwd())
+    with told_by_line(source, sets or ()):
+        manifest = build_manifest(section, Path.cwd())
     open_cache(manifest, section.cache)
     say(f"{len(manifest.items)} images are decoded; data_hash {manifest.data_hash[:16]}")
 

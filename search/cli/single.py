@@ -9,6 +9,7 @@ import torch
 import typer
 
 from search.cli.bar import TrainingBar
+from search.cli.lines import told_by_line
 from search.cli.output import Sets, say
 from search.config import load_run
 from search.single import Look, train_single
@@ -33,7 +34,8 @@ def train(
         say(f"{file} is a sweep file: {', '.join(aside)} are left aside, and {config.name} trains its fixed knobs")
     with TrainingBar() as bar:
         look = Look(bar.say, bar)
-        code = train_single(config, storage, fresh=fresh, go_on=go_on, look=look)
+        with told_by_line(file, sets or ()):
+            code = train_single(config, storage, fresh=fresh, go_on=go_on, look=look)
     run = f"{storage.rstrip('/')}/{config.name}"
     say("Next:", f"  thresher table {run}", f"  thresher predict {run} IMAGES MASKS"
         if code == 0 else f"  thresher resume {run}")  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from search.cli.lines import told_by_line
 from search.cli.output import Address, Insecure, Json, Run, Sets, print_json, print_rows, say, shown
 from search.cluster import connected
 from search.config import load_sweep
@@ -36,9 +37,10 @@ def preview(
 ) -> None:  # fmt: skip
     """Say what a sweep would run, and what it would cost here."""
     config = load_sweep(file, sets or ())
-    inspect(
-        config.data, Path.cwd(), supervised=not get_recipe(config.recipe).needs_unlabeled, decode=False
-    ).raise_faults()
+    with told_by_line(file, sets or ()):
+        inspect(
+            config.data, Path.cwd(), supervised=not get_recipe(config.recipe).needs_unlabeled, decode=False
+        ).raise_faults()
     found = plan(config)
     answer: dict[str, Any] = {"run": config.run, "plan": asdict(found), "slots": None, "timing": None, "cost": None}
     why = "not asked for" if no_probe else ""
@@ -77,7 +79,9 @@ def sweep(
     if go_on and open_store(config.run).list(EVENTS):
         _, state = read_run(config.run)
         ended(resume_run(config.run, sets=differences(state, config), options=options))
-    ended(start_sweep(config, fresh=fresh, options=options))
+    with told_by_line(file, sets or ()):
+        result = start_sweep(config, fresh=fresh, options=options)
+    ended(result)
 
 
 def resume(

@@ -149,6 +149,7 @@ def test_knobs_say_what_cannot_be_searched_and_why(capsys: pytest.CaptureFixture
         (["data", "check", "{folder}/gone.yaml"], "must be readable"),
         (["data", "check", "{folder}/scenes", "--set", "data.val=splits/gone.txt"], "gone.txt"),
         (["data", "synth", "{folder}/scenes"], "must be empty"),
+        (["data", "synth", "{folder}/scenes/class_mapping.csv"], "but is a file"),
         (["data", "synth", "{folder}/new", "--photos", "1"], "photos must lie between"),
     ],
 )  # fmt: skip
@@ -186,6 +187,10 @@ def test_data_check_counts_and_refuses(folder: Path, capsys: pytest.CaptureFixtu
     leak = ["data", "check", str(folder / "sweep.yaml"), "--set", "data.val=splits/unlabelled.txt"]
     assert main(leak) == 2
     capsys.readouterr()
+    text = "name: x\ndata:\n  root: scenes\n  group_by: p\n"
+    (folder / "one.yaml").write_text(text)
+    assert main(["data", "check", str(folder / "one.yaml")]) == 2
+    assert f"thresher: {folder}/one.yaml:4:data.group_by: images with masks must" in capsys.readouterr().err
     assert main([*leak, "--json"]) == 2
     assert not json.loads(out(capsys))["ok"]
 

@@ -39,7 +39,8 @@ def faults_of(error: ValidationError, where: str, known: Mapping[str, Any] | Non
         if item["type"] == "value_error" or isinstance(given, Mapping | BaseModel):
             faults += [Fault(place, line) for line in message.split("\n")]
             continue
-        name = dotted.split(".")[-1] or where.rpartition(":")[2] or "it"
+        # A per-class knob that was given one number holds it as `default`.
+        name = dotted.removesuffix(f".{DEFAULT_CLASS}").split(".")[-1] or where.rpartition(":")[2] or "it"
         must, fix = _in_words(item["type"], item.get("ctx", {}), given) or (f"be valid ({message.lower()})", "")
         faults.append(Fault(place, f"{name} must {must}, but got {name}={given!r}{fix and f'; {fix}'}"))
     return faults
