@@ -10,7 +10,6 @@ from search.config import overridden, placed
 from trainable import strict_yaml
 from trainable.document import Document
 from trainable.errors import DataError, Fault
-from trainable.strict_yaml import Document
 
 
 @contextmanager
