@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.support.recipe_rows import ROWS, run_row
+from trainable.data import files
 from trainable.data.arrays import array_header
 from trainable.data.volume_files import find_volumes
 from trainable.errors import DataError
@@ -117,21 +118,21 @@ def test_pages_above_the_pixel_limit_are_refused_before_they_are_decoded(tmp_pat
 
 @pytest.mark.fault(
     43,
-    how="a TIFF of five pages and an array of five sections, each far below the pixel limit, all of them above it",
+    how="a TIFF of five pages and an array of five sections, each below the pixel limit, all pages above that of a volume",
     saw="both refused by their headers, with pages, size and limit",
 )
-def test_the_pixel_limit_holds_for_all_pages_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_a_volume_holds_for_all_pages_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = np.zeros((5, 20, 18), np.uint8)
     pages(volume, tmp_path / "deep.tif")
     np.save(tmp_path / "deep.npy", volume)
     np.save(tmp_path / "color.npy", np.zeros((40, 40, 3), np.uint8))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_799)
+    monkeypatch.setattr(files, "VOLUME_LIMIT", 1_799)
     refused = r"deep.*a volume must not exceed the pixel limit, but got 5 pages of 18 x 20 = 1,800 .*smaller volumes"
     for name in ("deep.tif", "deep.npy"):
         with pytest.raises(DataError, match=refused):
             find_volumes(tmp_path / name)[0].read()
     assert array_header(tmp_path / "color.npy").channels == 3
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_800)
+    monkeypatch.setattr(files, "VOLUME_LIMIT", 1_800)
     assert all(find_volumes(tmp_path / name)[0].read().shape == (5, 20, 18, 3) for name in ("deep.tif", "deep.npy"))
 
 

@@ -17,6 +17,8 @@ UInt8 = npt.NDArray[np.uint8]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".npy")
 PIXEL_LIMIT = 89_478_485
+VOLUME_LIMIT = 1 << 30
+"""Pixels of all pages of a volume together: 1024 x 1024 x 1024."""
 """Pillow's own default; a larger picture has to be cut into patches anyway."""
 
 RESCALE = "save all files as 8-bit by one rule for the whole set, for example the same black and white point"
@@ -83,7 +85,7 @@ def decoding(path: Path) -> Iterator[None]:
 
 
 def check_pixels(path: Path, height: int, width: int, pages: int = 1) -> None:
-    """Refuse empty pictures and those above Pillow's limit, which holds for all pages of a volume together.
+    """Refuse empty pictures, those above Pillow's limit, and volumes above `VOLUME_LIMIT` over all of their pages.
 
     Raises:
         DataError: before anything is decoded.
@@ -91,10 +93,11 @@ def check_pixels(path: Path, height: int, width: int, pages: int = 1) -> None:
     limit = min(Image.MAX_IMAGE_PIXELS or PIXEL_LIMIT, PIXEL_LIMIT)
     if height < 1 or width < 1 or pages < 1:
         raise refuse(path, f"a picture must have pixels, but got {width} x {height}; remove the file")
-    if pages * height * width > limit:
-        deep = f"{pages} pages of " if pages > 1 else ""
-        total = f"{deep}{width} x {height} = {pages * height * width:,} pixels, above {limit:,}"
-        raise refuse(path, _too_large(total, "volume" if pages > 1 else "picture"))
+    if height * width > limit:
+        raise refuse(path, _too_large(f"{width} x {height} = {height * width:,} pixels, above {limit:,}"))
+    if (total := pages * height * width) > VOLUME_LIMIT:
+        deep = f"{pages} pages of {width} x {height} = {total:,} pixels, above {VOLUME_LIMIT:,}"
+        raise refuse(path, _too_large(deep, "volume"))
 
 
 def _too_large(detail: str, what: str = "picture") -> str:
