@@ -122,7 +122,7 @@ def test_knobs_say_what_cannot_be_searched_and_why(capsys: pytest.CaptureFixture
 
 @pytest.mark.fault(
     45,
-    how="22 wrong commands and files",
+    how="23 wrong commands and files",
     saw="exit 2, one message with what to do, no traceback",
 )
 @pytest.mark.parametrize(
