@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -19,10 +20,13 @@ from torch import Tensor, nn
 
 from trainable.deeplab import RATES, AtrousSum, Deepest
 from trainable.errors import CheckpointError, ConfigError, Fault, WeightsUnavailable
+from trainable.plain_unet import PlainUnet
 
 STRIDE = 32
 DEEPLABV2 = "deeplabv2"
 DPT = "dpt"
+PLAIN_UNET = "plain_unet"
+_WIDTH = re.compile(r"width([1-9]\d{0,3})")
 DEEPLABV3PLUS = "deeplabv3plus"
 ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 """Of DeepLabV3+ by output stride. The rates that smp sets for either are those of stride 8: at stride 16 and 256 pixels
@@ -145,8 +149,8 @@ def segmenter(
     """Build a 2D segmentation network.
 
     Args:
-        architecture: any of smp's, for example `deeplabv3plus`, `unet`, `segformer`; or `deeplabv2`.
-        encoder: any of smp's encoders, for example `resnet50`.
+        architecture: any of smp's, for example `deeplabv3plus`, `unet`, `segformer`; or `deeplabv2`, `plain_unet`.
+        encoder: any of smp's encoders, for example `resnet50`; `width64` and the like for `plain_unet`.
         encoder_weights: `imagenet`, None for random weights, or a file of encoder weights.
         num_logits: channels of the output.
         num_heads: heads on the decoder; their logits are averaged.
@@ -192,6 +196,12 @@ def _network(
         rates = RATES[:atrous_branches]
         made.segmentation_head = AtrousSum(dilated.out_channels[-1], num_logits, stride=8, rates=rates)
         return made
+    if architecture == PLAIN_UNET:
+        width = _WIDTH.fullmatch(encoder)
+        if width is None:
+            message = f"'plain_unet' must go with a width, such as width64, but got {encoder=}"
+            raise ConfigError([Fault("architecture", message)])
+        return PlainUnet(int(width[1]), num_logits)
     return _create(architecture, encoder, num_logits, **_options(architecture, encoder))
 
 
@@ -223,7 +233,7 @@ def _options(architecture: str, encoder: str) -> dict[str, Any]:
 
 def check_network(architecture: str, encoder: str) -> None:
     """Raise ConfigError where there is no such architecture or encoder."""
-    known = sorted([*smp.MODEL_ARCHITECTURES_MAPPING, DEEPLABV2])
+    known = sorted([*smp.MODEL_ARCHITECTURES_MAPPING, DEEPLABV2, PLAIN_UNET])
     faults = []
     if architecture.lower() not in known:
         faults.append(
@@ -231,12 +241,12 @@ def check_network(architecture: str, encoder: str) -> None:
                 "architecture", f"must be one of {', '.join(known)}, but got architecture={architecture!r}"
             )
         )
-    if encoder not in get_encoder_names() and not encoder.startswith("tu-"):
+    if encoder not in get_encoder_names() and not encoder.startswith("tu-") and not _WIDTH.fullmatch(encoder):
         faults.append(
             Fault(
                 "encoder",
                 f"must be an encoder of segmentation_models_pytorch, but got encoder={encoder!r}; "
-                "for example resnet50, mobilenet_v2, efficientnet-b0",
+                "for example resnet50, mobilenet_v2, efficientnet-b0, or width64 for plain_unet",
             )
         )
     if faults:
@@ -248,6 +258,9 @@ def _load_encoder(network: nn.Module, architecture: str, encoder: str, weights: 
     if Path(weights).suffix in {".pt", ".pth", ".safetensors"} or os.sep in weights:
         load_weights(part, read_weights(weights), weights)
         return
+    if architecture == PLAIN_UNET:
+        message = f"plain_unet must start from random weights or a file, but got {weights!r}; set encoder_weights: null"
+        raise WeightsUnavailable([Fault("encoder_weights", message)])
     try:
         options = _options(architecture, encoder)
         whole = smp.create_model("dpt" if options else "unet", encoder, weights, **options)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainable.errors import ConfigError
+from trainable.errors import ConfigError, WeightsUnavailable
 from trainable.models import STRIDE, segmenter
 
 SMALL = "tu-test_resnet"
@@ -64,3 +64,23 @@ def test_dpt_takes_a_vision_transformer_with_patches_that_do_not_divide_the_imag
 def test_an_encoder_that_does_not_fit_is_refused_by_name(architecture: str, encoder: str) -> None:
     with pytest.raises(ConfigError, match=encoder):
         segmenter(architecture, encoder, None, 3)
+
+
+def test_the_plain_unet_has_four_levels_of_its_width_and_many_heads() -> None:
+    torch.manual_seed(0)
+    net = segmenter("plain_unet", "width4", None, 3, num_heads=2, head_dropout=0.0).eval()
+    levels = net.encode(torch.rand(1, 3, 40, 50))
+    assert [(f.shape[1], *f.shape[2:]) for f in levels] == [
+        (4, 64, 64), (8, 32, 32), (16, 16, 16), (32, 8, 8), (64, 4, 4)
+    ]  # fmt: skip
+    assert net(torch.rand(1, 3, 40, 50)).shape == (1, 3, 40, 50)
+    assert not any(module.bias is None for module in net.modules() if isinstance(module, nn.Conv2d))
+
+
+def test_the_plain_unet_takes_a_width_and_no_pretrained_weights() -> None:
+    with pytest.raises(ConfigError, match="'plain_unet' must go with a width, such as width64, but got encoder='res"):
+        segmenter("plain_unet", "resnet18", None, 2)
+    with pytest.raises(ConfigError, match="'unet' must go with the encoder, but got encoder='width64'"):
+        segmenter("unet", "width64", None, 2)
+    with pytest.raises(WeightsUnavailable, match="set encoder_weights: null"):
+        segmenter("plain_unet", "width4", "imagenet", 2)

@@ -169,8 +169,10 @@ class RecipeConfig(Section):
     patience_action: Literal["stop", "warn"] = knob(
         "stop", searchable=False, why_not=_YARDSTICK, help="What patience does."
     )
-    architecture: str = knob("deeplabv3plus", help="Network; any architecture that smp offers, or deeplabv2.")
-    encoder: str = knob("resnet50", help="Encoder; any encoder that smp offers.")
+    architecture: str = knob(
+        "deeplabv3plus", help="Network; any architecture that smp offers, deeplabv2, or plain_unet."
+    )
+    encoder: str = knob("resnet50", help="Encoder; any encoder that smp offers, or width64 for plain_unet.")
     encoder_weights: str | None = knob(
         "imagenet", help="imagenet, null (random), or a file of weights for the encoder."
     )

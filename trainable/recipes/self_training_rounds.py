@@ -72,6 +72,12 @@ class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
              "rounds.number": 3, "optimizer.restart_steps": 370, "loss.pos_weight": 1.0},
             "the documented run in its own length: 100 + 3 x 30 passes over 4,653 images in batches of 128",
         ),
+        "cryo_unet": Preset(
+            {"steps": 7_030, "batch_size": 128, "eval_every_steps": 370, "optimizer.restart_steps": 370,
+             "architecture": "plain_unet", "encoder": "width64", "encoder_weights": None},
+            "cryo with its own network: a plain U-Net of four levels, 64 channels at first, from random weights",
+            baseline=False,
+        ),
         "pos_weight": Preset({"loss.pos_weight": 10.0}, "its option for few particles: positives count tenfold"),
         "faster_decay": Preset(
             {"threshold.decay": 0.03}, "its option of thresholds that relax faster", baseline=False
