@@ -94,17 +94,30 @@ def _data_lines(folder: Path, layout: Layout, group_by: str | None) -> list[str]
         found.append(f"  points: {{radius: {layout.radius}}}             # half the particles' diameter, in pixels")
     lists = _lists(folder)
     found += [f"  {split}: {_quoted(path)}" for split, path in lists.items()]
+    others = [path for path in _labeled_lists(folder) if path != lists.get("labeled")]
+    if others:
+        found.append(f"  # other lists of labeled images: {', '.join(others)}")
     if not lists:
         found.append("  val_fraction: 0.2                # of the labeled photos; images without labels are unlabeled")
     return found
 
 
+def _places(folder: Path) -> list[Path]:
+    """Where lists of ids are looked for."""
+    return [folder, folder / "splits", *sorted(p for p in (folder / "splits").glob("*") if p.is_dir())]
+
+
+def _labeled_lists(folder: Path) -> list[str]:
+    """Every list of labeled images, relative to the folder."""
+    paths = (place / name for place in _places(folder) for name in _LISTS["labeled"])
+    return [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
+
+
 def _lists(folder: Path) -> dict[str, str]:
-    """Lists of ids: those of the folder itself, else of the first set of splits that has both kinds."""
+    """Lists of ids: for each split those of the folder itself, else of the first set of splits that has one."""
     found: dict[str, str] = {}
-    roots = [folder, folder / "splits", *sorted(p for p in (folder / "splits").glob("*") if p.is_dir())]
     for split, names in _LISTS.items():
-        paths = (root / name for root in roots for name in names)
+        paths = (place / name for place in _places(folder) for name in names)
         path = next((p for p in paths if p.is_file()), None)
         if path is not None:
             found[split] = path.relative_to(folder).as_posix()

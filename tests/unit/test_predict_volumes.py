@@ -118,7 +118,7 @@ def test_pages_above_the_pixel_limit_are_refused_before_they_are_decoded(tmp_pat
 
 @pytest.mark.fault(
     43,
-    how="a TIFF of five pages and an array of five sections, pages below the pixel limit, together above that of a volume",
+    how="a TIFF of five pages and an array of five sections, each below a picture's limit, all above a volume's",
     saw="both refused by their headers, with pages, size and limit",
 )
 def test_the_limit_of_a_volume_holds_for_all_pages_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
