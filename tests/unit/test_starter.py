@@ -9,7 +9,7 @@ from trainable.data.synth import write_scenes
 
 
 def test_other_lists_of_labeled_images_are_named(tmp_path: Path) -> None:
-    write_scenes(tmp_path / "s", photos=3, patches_per_photo=2, size=64, labeled=1, seed=0)
+    write_scenes(tmp_path / "s", photos=4, patches_per_photo=4, size=64, labeled=4, seed=0)
     assert "other lists" not in starter(tmp_path / "s", tmp_path / "s.yaml")
     for name in ("n1", "n2"):
         (tmp_path / "s" / "splits" / name).mkdir()
