@@ -201,7 +201,7 @@ def _network(
         if width is None:
             message = f"'plain_unet' must go with a width, such as width64, but got {encoder=}"
             raise ConfigError([Fault("architecture", message)])
-        return PlainUnet(int(width[1]), num_logits)
+        return PlainUnet(int(width[1]), SegmentationHead(int(width[1]), num_logits, kernel_size=1))
     return _create(architecture, encoder, num_logits, **_options(architecture, encoder))
 
 

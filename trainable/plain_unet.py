@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from segmentation_models_pytorch.base import SegmentationHead
 from torch import Tensor, nn
 
 LEVELS = 5
@@ -67,9 +66,9 @@ class PlainUnet(nn.Module):
     """U-Net of four halvings.
 
     Args:
-        width: channels of the first level. num_logits: C.
+        width: channels of the first level. head: float[B, width, H, W] to logits.
 
-    >>> sum(p.numel() for p in PlainUnet(64, 1).parameters())
+    >>> sum(p.numel() for p in PlainUnet(64, nn.Conv2d(64, 1, 1)).parameters())
     31043521
 
     which is 31,042,369 for an image of one channel, where ours has three.
@@ -77,11 +76,11 @@ class PlainUnet(nn.Module):
     Source: U-Net (arXiv 1505.04597), with batch norm and padded convolutions.
     """
 
-    def __init__(self, width: int, num_logits: int) -> None:
+    def __init__(self, width: int, head: nn.Module) -> None:
         super().__init__()
         self.encoder = Descent(width)
         self.decoder = Ascent(width)
-        self.segmentation_head = SegmentationHead(width, num_logits, kernel_size=1)
+        self.segmentation_head = head
 
     def forward(self, image: Tensor) -> Tensor:
         """float[B, 3, H, W] to logits float[B, C, H, W]; sides are multiples of 16."""

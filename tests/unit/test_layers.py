@@ -23,7 +23,7 @@ trainable.config trainable.task
 trainable.schedules trainable.ema trainable.metrics trainable.losses trainable.pseudo_labels
 trainable.data
 trainable.collective
-trainable.deeplab trainable.discriminator trainable.figures trainable.batch_norm
+trainable.deeplab trainable.discriminator trainable.plain_unet trainable.figures trainable.batch_norm
 trainable.models trainable.models_3d trainable.device trainable.optimizers
 trainable.health
 trainable.recipes

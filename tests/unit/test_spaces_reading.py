@@ -132,7 +132,7 @@ def test_one_of_a_pair_keeps_clear_of_the_other() -> None:
         ({"loss": {"simplex": ["ce", "dice"], "ce": {}}}, ["searched in two"]),
         ({"scale_min": {}, "scale_max": 100}, ["find room beside scale_max=100"]),
         ({"scale_min": [200, 300], "scale_max": {}}, ["stay in order"]),
-        ({"batch_size": "eight", "st.weight": {}}, ["valid integer"]),
+        ({"batch_size": "eight", "st.weight": {}}, ["must be a whole number, but got batch_size='eight'"]),
         ({"num_heads": {}, "head_dropout": {}, "head_dropout_step": {}}, ["must be below 1", "narrow the knobs"]),
         ("per_class/fulll", ["did you mean 'per_class/full'?"]),
         ({"from": "nothing"}, ["must be one of"]),
