@@ -112,7 +112,10 @@ def textbook(size: Size, classes: int, asked: Connection) -> None:
             images = [next((size.root / "images").glob(f"{i}.*")) for i in ids]
             masks = [size.root / "masks" / f"{i}.png" for i in ids]
             pairs = Pairs(images, list(masks), size.crop, size.batch * (size.steps + 1))
-            loaders.append(DataLoader(pairs, batch_size=size.batch, num_workers=1))
+            # a spawned worker would import torch anew, and be counted for it
+            loaders.append(
+                DataLoader(pairs, batch_size=size.batch, num_workers=1, multiprocessing_context="fork")
+            )
         net = segmenter("deeplabv3plus", size.encoder, None, classes)
         return Textbook(net, loaders[0], loaders[1], [THRESHOLD] * classes)
 
