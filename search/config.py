@@ -40,7 +40,7 @@ from trainable import strict_yaml
 from trainable.config import DataConfig, RunConfig, faults_of
 from trainable.document import Document
 from trainable.errors import ConfigError, Fault
-from trainable.recipes import RECIPES
+from trainable.recipes import RECIPES, dimension_fault
 
 __all__ = [
     "AshaConfig", "BudgetConfig", "KeepConfig", "NotifyConfig", "ResourcesConfig", "SearchConfig", "SweepConfig",
@@ -172,6 +172,8 @@ def _check_meaning(data: Mapping[str, Any], made: SweepConfig | RunConfig | None
     train = data.get("train", {})
     if recipe is None or not isinstance(train, Mapping):
         return
+    fault = None if section is None else dimension_fault(recipe, section.ndim)
+    faults += [] if fault is None else [fault]
     preset = find_preset(recipe, data.get("preset"), faults)
     config = check_train(recipe, preset, train, names, faults)
     if config is None:

@@ -92,7 +92,7 @@ def confirm(
     setting = _examined(state, config, options)
     chosen = variants(state, config, run, setting.class_names, trial)
     numbers = [config.seed + 1 + index for index in range(seeds)]
-    options.check_weights([variant.train for variant in chosen])
+    options.check_weights(config.data.ndim, [variant.train for variant in chosen])
     if fresh:
         # Only now, so that a confirmation that cannot begin leaves an earlier one where it is.
         set_aside(store)
@@ -159,7 +159,7 @@ def no_floor(config: SweepConfig, class_names: Sequence[str]) -> str | None:
         return "the search itself is supervised"
     if objective not in objectives(class_names, kind.metrics, kind.objective):
         return f"the {FLOOR} recipe does not measure {objective}"
-    if (config.data.volume is not None or config.data.layout == "volume") and 3 not in kind.ndims:
+    if config.data.ndim not in kind.ndims:
         return f"the {FLOOR} recipe takes images, not volumes"
     return None
 

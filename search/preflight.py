@@ -121,15 +121,18 @@ def _no_access(uri: str, probe: str) -> str | None:
     return None
 
 
-def check_weights(configurations: Iterable[dict[str, Any]]) -> None:
+def check_weights(ndim: int, configurations: Iterable[dict[str, Any]]) -> None:
     """Loads each pretrained encoder once: trials that start later find it on this machine.
 
     Args:
+        ndim: dimensions of the data; networks for volumes have no pretrained encoder.
         configurations: full configurations of the recipe, nested.
 
     Raises:
         ConfigError: weights cannot be had; says how to go on without.
     """
+    if ndim != 2:
+        return
     seen = {
         (train.get("architecture"), train.get("encoder"), train.get("encoder_weights"))
         for train in configurations

@@ -62,7 +62,7 @@ class Options:
         num_gpus: GPUs of a Ray of our own; None = all.
         fit: dotted name of the training.
         examine: checks the data.
-        check_weights: checks that pretrained weights can be had, given full configurations.
+        check_weights: checks that pretrained weights can be had, given the data's dimensions and full configurations.
         console: where progress is drawn; None = standard output.
     """
 
@@ -72,7 +72,7 @@ class Options:
     num_gpus: int | None = None
     fit: str = "trainable.worker:fit"
     examine: Callable[[SweepConfig], Setting] = examine
-    check_weights: Callable[[list[dict[str, Any]]], None] = check_weights
+    check_weights: Callable[[int, list[dict[str, Any]]], None] = check_weights
     console: Console | None = None
 
     def cluster(self) -> AbstractContextManager[Cluster]:

@@ -82,7 +82,7 @@ def train_single(
         refuse_taken(store)
     report = _examined(config)
     made = _resolved(config, report.class_names)
-    check_weights([made.model_dump(mode="json")])
+    check_weights(config.data.ndim, [made.model_dump(mode="json")])
     full = config.model_copy(update={"preset": None, "train": made.model_dump(mode="json")})
     if fresh:
         # Only now, so that a configuration that cannot begin leaves the run of its name where it is.

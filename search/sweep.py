@@ -64,7 +64,7 @@ def start_sweep(config: SweepConfig, *, fresh: bool = False, options: Options | 
     asha_of(config, setting.class_names)
     starts = [base_of(config, setting.class_names)]
     starts += [dict(first.config) for first in baselines_of(config, setting.class_names)]
-    options.check_weights(starts)
+    options.check_weights(config.data.ndim, starts)
     with options.cluster() as cluster:
         slots_of(config, cluster)
         check_seen_everywhere(store, config.data.root, cluster, config.resources.workers_per_trial)

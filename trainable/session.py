@@ -27,7 +27,7 @@ from trainable.feed import Feed
 from trainable.meters import Meters, read
 from trainable.metrics.objective import Objective
 from trainable.optimizers import Optimizer
-from trainable.recipes import get_recipe
+from trainable.recipes import dimension_fault, get_recipe
 from trainable.recipes.interface import Phase, PhaseContext, Recipe
 from trainable.state import (
     LoopState,
@@ -393,10 +393,9 @@ def open_session(
     kind = get_recipe(run.recipe)
     data = open_dataset(run.data, base, supervised=not kind.needs_unlabeled)
     task = data.task()
-    if task.ndim not in kind.ndims:
-        what = {2: "images", 3: "volumes"}
-        raise ConfigError([Fault("recipe", f"{kind.name} takes {what[kind.ndims[0]]}, but the data are "
-                                 f"{what[task.ndim]}; leave data.volume out, or use another recipe")])  # fmt: skip
+    fault = dimension_fault(kind, task.ndim)
+    if fault is not None:
+        raise ConfigError([fault])
     task = kind.adapt(task)
     cfg = resolve(
         kind.config, preset=kind.preset_values(run.preset), train=run.train, class_names=task.class_names

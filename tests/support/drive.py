@@ -36,7 +36,7 @@ def toy_options(**changes: Any) -> Options:
     # Whether a cluster is safe is tested by itself: asking it takes seconds.
     changes.setdefault("insecure", "THRESHER_RAY_ADDRESS" in os.environ)
     return Options(
-        num_cpus=2, num_gpus=0, fit=FIT, examine=toy_setting, check_weights=lambda starts: None, **changes
+        num_cpus=2, num_gpus=0, fit=FIT, examine=toy_setting, check_weights=lambda ndim, starts: None, **changes
     )
 
 

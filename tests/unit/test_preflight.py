@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from search.preflight import _lacks
+from search import preflight
+from search.preflight import _lacks, check_weights
 from search.store import open_store
 from tests.support.s3 import s3_server
 
@@ -25,6 +26,16 @@ def test_a_node_must_read_what_the_driver_wrote_and_write_itself(monkeypatch: py
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         [(where, why)] = _lacks([], run, PROBE)
         assert where == run and why is not None and "must be reachable" in why and "after 2 tries" in why
+
+
+def test_pretrained_weights_are_asked_for_once_each_and_never_for_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[tuple[str, str, str]] = []
+    monkeypatch.setattr(preflight, "segmenter", lambda *network: built.append(network[:3]))
+    train = {"architecture": "unet", "encoder": "resnet34", "encoder_weights": "imagenet"}
+    check_weights(3, [train])
+    assert built == []
+    check_weights(2, [train, train, train | {"encoder_weights": None}])
+    assert built == [("unet", "resnet34", "imagenet")]
 
 
 def test_folders_that_a_node_does_not_see_are_named(tmp_path: Path) -> None:

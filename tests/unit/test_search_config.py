@@ -127,6 +127,7 @@ def test_a_budget_stands_in_for_a_number_of_trials(folder: Path) -> None:
      ("./runs", "~nobody-of-that-name/x", "sweep.yaml:14:storage: storage must be a path, but "),
      ("seed: 3", "notify: {command: 'a \"b'}", "sweep.yaml:15:notify.command: command must be words as a shell"),
      ("seed: 3", "notify: {command: ''}", "sweep.yaml:15:notify.command: command must name a program, but "),
+     ("root: data", "root: data\n  volume: {group_by: '(t)', order_by: 'z(.)'}", "sweep.yaml:2:recipe: per_class "),
      ("root: data", "root: data\n  cache: {max_gb: -1}", "sweep.yaml:5:data.cache.max_gb: max_gb must be `auto` or")],
 )  # fmt: skip
 def test_what_would_fail_every_trial_is_found_in_the_file(folder: Path, old: str, new: str, message: str) -> None:

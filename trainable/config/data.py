@@ -60,6 +60,16 @@ class DataConfig(Section):
     hidden_labels: int = Field(20, ge=0)
     """Unlabeled images whose masks, where there are any, show how right the pseudo-labels are; none trains on them."""
 
+    @property
+    def ndim(self) -> Literal[2, 3]:
+        """2 where images are trained on, 3 where sections stack into volumes.
+
+        >>> DataConfig(root="em", volume={"group_by": "^(tr)", "order_by": "z([0-9]+)"}).ndim
+        3
+        """
+        stacked = self.volume is not None and self.points is None
+        return 3 if self.layout == "volume" or (self.layout == "auto" and stacked) else 2
+
     @field_validator("group_by")
     @classmethod
     def _pattern(cls, value: str | None) -> str | None:

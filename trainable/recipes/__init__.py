@@ -54,3 +54,17 @@ def get_recipe(name: str) -> type[Recipe[Any]]:
         known = ", ".join(sorted(RECIPES))
         raise ConfigError([Fault("recipe", f"must be one of {known}, but got {name!r}{nearest(name, RECIPES)}")])
     return RECIPES[name]
+
+
+def dimension_fault(kind: type[Recipe[Any]], ndim: int) -> Fault | None:
+    """What is wrong where a recipe of images meets volumes, or the other way round.
+
+    >>> print(dimension_fault(RECIPES["per_class"], 3))
+    recipe: per_class takes images, but the data are volumes; leave data.volume out, or use another recipe
+    >>> dimension_fault(RECIPES["surface"], 3)
+    """
+    if ndim in kind.ndims:
+        return None
+    what = {2: "images", 3: "volumes"}
+    return Fault("recipe", f"{kind.name} takes {what[kind.ndims[0]]}, but the data are {what[ndim]}; "
+                 "leave data.volume out, or use another recipe")  # fmt: skip
