@@ -1,10 +1,11 @@
 """Every recipe on one budget of real data, the supervised floor beside those that use unlabeled images.
 
-    python -m tests.bench.recipes [--task landcover] [--recipes fixmatch,cps] [--trials 5] [--seeds 3] [--runs FOLDER]
+    python -m tests.bench.recipes [--task landcover] [--recipes fixmatch,cps] [--sampled 3] [--seeds 3] [--runs FOLDER]
 
-Each recipe searches its own `quick` space with the same trials, steps, images and network; what was best is trained
-again over new seeds, and the means are held against the floor's: a difference under two standard deviations is called
-none. Sweeps and runs that are there already are gone on with. The networks are small, start from random weights and
+Each recipe tries its documented configurations, which may be few or many, and as many samples of its own `quick` space
+as every other, with the same steps, images and network; what was best is trained again over new seeds, and the means
+are held against the floor's: a difference under two standard deviations is called none. Sweeps and runs that are there
+already are gone on with. The networks are small, start from random weights and
 train briefly: this shows that the recipes work on real data, and ranks nothing.
 """
 
@@ -24,10 +25,12 @@ from typing import Any
 import torch
 import yaml
 
+from search.checks import class_names
+from search.config import load_sweep
+from search.opening import baselines_of
 from tests.bench.results import record
 from trainable import strict_yaml, train
 from trainable.config import RunConfig
-from trainable.state import Report
 
 DATA = Path(os.environ.get("THRESHER_DATA", Path(__file__).parents[2].parent / "shared" / "data")).resolve()
 FLOOR = "supervised"
@@ -111,17 +114,21 @@ class Line:
     against_floor: str = ""
 
 
-def sweep_file(budget: Budget, recipe: str, trials: int, folder: Path) -> Path:
-    """Writes the sweep of a recipe's quick space."""
-    plain = {
+def sweep_file(budget: Budget, recipe: str, sampled: int, folder: Path) -> tuple[Path, int]:
+    """Writes the sweep of a recipe's quick space; returns it and its number of trials."""
+    plain: dict[str, Any] = {
         "name": recipe, "recipe": recipe, "data": budget.data,
         "train": budget.train | budget.own.get(recipe, {}), "space": f"{recipe}/quick",
-        "search": {"trials": trials, "objective": budget.objective, "max_concurrent": 1},
+        "search": {"trials": sampled, "objective": budget.objective, "max_concurrent": 1},
         "resources": {"cpus_per_worker": 1}, "storage": str(folder), "tracking": {"wandb": {"mode": "disabled"}},
     }  # fmt: skip
     path = folder / f"{recipe}.yaml"
     path.write_text(strict_yaml.dump(plain), encoding="utf-8")
-    return path
+    config = load_sweep(path)
+    trials = sampled + len(baselines_of(config, class_names(config.data, [])))
+    plain["search"]["trials"] = trials
+    path.write_text(strict_yaml.dump(plain), encoding="utf-8")
+    return path, trials
 
 
 def thresher(*arguments: str) -> str:
@@ -134,12 +141,15 @@ def thresher(*arguments: str) -> str:
     return done.stdout
 
 
-def searched(budget: Budget, recipe: str, trials: int, folder: Path) -> list[dict[str, Any]]:
+def searched(budget: Budget, recipe: str, sampled: int, folder: Path) -> list[dict[str, Any]]:
     """The rows of a recipe's sweep, after it ran or went on."""
     run = folder / recipe
-    path = sweep_file(budget, recipe, trials, folder)
+    path, trials = sweep_file(budget, recipe, sampled, folder)
     thresher(*(("resume", str(run)) if (run / "events").is_dir() else ("sweep", str(path))))
     rows: list[dict[str, Any]] = yaml.safe_load(thresher("table", str(run), "--json"))
+    if len(rows) < trials:
+        thresher("resume", str(run), "--add-trials", str(trials - len(rows)))
+        rows = yaml.safe_load(thresher("table", str(run), "--json"))
     return [row for row in rows if row["objective"] is not None]
 
 
@@ -149,9 +159,8 @@ def over_seeds(recipe: str, seeds: int, folder: Path) -> list[float]:
     best = RunConfig.model_validate(strict_yaml.load(folder / f"{recipe}-best.yaml").data)
     found = []
     for seed in range(1, seeds + 1):
-        reports: list[Report] = []
         run = best.model_copy(update={"seed": seed})
-        outcome = train(run, folder / f"{recipe}-seed{seed}", base=folder, report=reports.append)
+        outcome = train(run, folder / f"{best.name}-seed{seed}", base=folder)
         if outcome.best_value is None:
             sys.exit(f"{recipe}, seed {seed}: no evaluation has a value ({outcome.state}, {outcome.error})")
         found.append(outcome.best_value)
@@ -165,9 +174,9 @@ def verdict(mine: Line, floor: Line) -> str:
     return "none" if abs(difference) < limit else "better" if difference > 0 else "worse"
 
 
-def measure(budget: Budget, recipe: str, trials: int, seeds: int, folder: Path) -> Line:
+def measure(budget: Budget, recipe: str, sampled: int, seeds: int, folder: Path) -> Line:
     """One recipe's row, but for the floor."""
-    rows = searched(budget, recipe, trials, folder)
+    rows = searched(budget, recipe, sampled, folder)
     default = [float(row["objective"]) for row in rows if row["source"] == "default"]
     values = over_seeds(recipe, seeds, folder)
     return Line(
@@ -181,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=BUDGETS, default="landcover")
     parser.add_argument("--recipes", help="comma-separated; left out: all that can train on the data")
-    parser.add_argument("--trials", type=int, default=5)
+    parser.add_argument("--sampled", type=int, default=3, help="trials beside the documented configurations")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs/bench-recipes"))
     parser.add_argument("--record", action="store_true", help="keep the table in results.json")
@@ -191,11 +200,12 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     lines: list[Line] = []
-    print(f"{asked.task}: {budget.objective}, {budget.train['steps']} steps, {asked.trials} trials; {budget.chance}")
+    print(f"{asked.task}: {budget.objective}, {budget.train['steps']} steps, the documented configurations and "
+          f"{asked.sampled} sampled ones; {budget.chance}")  # fmt: skip
     print("| recipe | trials | default | best of search | mean of new seeds | sd | against the floor |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for recipe in asked.recipes.split(",") if asked.recipes else budget.recipes:
-        line = measure(budget, recipe, asked.trials, asked.seeds, folder)
+        line = measure(budget, recipe, asked.sampled, asked.seeds, folder)
         if lines and lines[0].recipe == FLOOR:
             line = Line(**{**asdict(line), "against_floor": verdict(line, lines[0])})
         lines.append(line)
@@ -203,7 +213,7 @@ def main() -> None:
         print(f"| {recipe} | {line.trials} | {default} | {line.searched:.3f} | {line.mean:.3f} | {line.sd:.3f} | "
               f"{line.against_floor} |", flush=True)  # fmt: skip
     if asked.record:
-        command = f"python -m tests.bench.recipes --task {asked.task} --trials {asked.trials} --seeds {asked.seeds}"
+        command = f"python -m tests.bench.recipes --task {asked.task} --sampled {asked.sampled} --seeds {asked.seeds}"
         record(f"recipes/{asked.task}", command, [asdict(line) for line in lines])
 
 
