@@ -183,6 +183,8 @@ class LocalStore(Store):
     def _write(self, event: Event, durable: bool) -> None:
         line = encode(event)
         assert self._lease is not None
+        if self._is_removed():
+            self._lease.lose("its log was removed while it ran")
         self._lease.check()
         try:
             self._patiently(lambda: self._append_line(line))
@@ -190,6 +192,10 @@ class LocalStore(Store):
             raise explain(error, str(self._events)) from error
         # Looked at once more after the write: either a new owner has read this event, or it is seen here.
         self._lease.check()
+
+    def _is_removed(self) -> bool:
+        """Whether the file that is written to has no name any more; a mount that went away is no removal."""
+        return self._handle is not None and os.fstat(self._handle).st_nlink == 0 and not self._events.exists()
 
     def _append_line(self, line: bytes) -> None:
         if self._handle is not None and self._size >= self._rotate_bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from search.store.atomic import FULL, create_exclusive, explain, write_atomic
 from search.store.clock import Clock
 from search.store.lease import Conflict, Holder
-from trainable.errors import StoreError
+from trainable.errors import StoreAwayError, StoreError
 
 Tag = tuple[str, int, int, int]
 
@@ -127,7 +127,13 @@ class LocalLeaseFile:
         return self._path.with_name(f".lease.{epoch}.claim")
 
     def _claims(self) -> list[int]:
-        names = (name.split(".") for name in os.listdir(self._path.parent) if name.startswith(".lease."))
+        folder = self._path.parent
+        try:
+            names = [name.split(".") for name in os.listdir(folder) if name.startswith(".lease.")]
+        except FileNotFoundError as error:
+            raise StoreAwayError(f"{folder}: the run's folder must be there, but is not; mount it again") from error
+        except OSError as error:
+            raise explain(error, str(folder)) from error
         return [int(parts[2]) for parts in names if parts[3:] == ["claim"] and parts[2].isdecimal()]
 
     @staticmethod

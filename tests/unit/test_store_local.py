@@ -18,7 +18,7 @@ from search.records import fold
 from search.store import LocalStore, RunLog, open_store
 from tests.support.clock import FakeClock
 from tests.support.runs import drive, essence, opened, unbroken
-from trainable.errors import LeaseLostError, SchemaError, StoreError, StoreFullError
+from trainable.errors import LeaseLostError, SchemaError, StoreAwayError, StoreError, StoreFullError
 from trainable.faults import armed
 
 ROOT = Path(__file__).parents[2]
@@ -245,6 +245,26 @@ def test_lines_that_a_fenced_writer_adds_late_do_not_count(run: Path) -> None:
         assert "1 events of a writer that had lost the run do not count" in reader.findings[0]
     with pytest.raises(LeaseLostError):
         stale.append("closed", exit_code=0)
+
+
+def test_an_owner_whose_run_was_removed_stops_and_makes_nothing_anew(run: Path) -> None:
+    log = RunLog.create(open_store(run), heartbeat=False, **opened())
+    shutil.rmtree(run)
+    for _ in range(2):
+        with pytest.raises(LeaseLostError, match="its log was removed while it ran"):
+            log.append("closed", exit_code=0)
+    log.close()
+    assert not run.exists()
+
+
+def test_a_mount_that_went_away_is_waited_for(run: Path, tmp_path: Path) -> None:
+    log = RunLog.create(open_store(run), heartbeat=False, **opened())
+    run.rename(tmp_path / "away")
+    with pytest.raises(StoreAwayError, match="the run's folder must be there"):
+        log.append("closed", exit_code=0)
+    (tmp_path / "away").rename(run)
+    log.append("closed", exit_code=0)
+    assert [event.type for event in open_store(run).read()][-1] == "closed"
 
 
 def test_an_owner_writes_files_of_its_own(run: Path) -> None:
