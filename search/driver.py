@@ -6,6 +6,7 @@ own trials are throw-away: one is one attempt, and a trial that goes on is sugge
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 import threading
@@ -33,6 +34,8 @@ HUNG_MARGIN_S = 60.0
 _ACTOR_TIMEOUT_S = 60.0
 _SAY_HOLD_EVERY_S = 60.0
 _LEAST_ROOM = 2**20
+_REST_S = 30.0
+"""How long nothing begins after a full disk where the run's own has room: another one is full, and may stay so."""
 
 
 class Driver:
@@ -65,6 +68,7 @@ class Driver:
         self.control: Control | None = None
         self.error: BaseException | None = None
         self._room_needed: int | None = None
+        self._seen_full, self._rests_until = False, 0.0
         self._said_hold_at = -_SAY_HOLD_EVERY_S
         self._flags, self._retries, self._say = flags, retries, say
         self._live: dict[int, Trial] = {}
@@ -170,7 +174,7 @@ class Driver:
             return  # It had said its last word; only the way out of the process went wrong.
         known = self._memory_kills.pop(number, None)
         memory_kill = known is not None and memory_kills() > known
-        failure = died(_what_ray_says(tune_trial), self._last_words(number, attempt), memory_kill)
+        failure = died(redacted(_what_ray_says(tune_trial)), self._last_words(number, attempt), memory_kill)
         self._record(self._failed(record, attempt, failure, self._log_tail(number), None))
 
     def _failed(
@@ -182,6 +186,7 @@ class Driver:
         )  # fmt: skip
         if failure.kind == "disk_full":
             self._room_needed = self._largest_file(record.number) * 2
+            self._seen_full, self._rests_until = False, time.monotonic() + _REST_S
         if ending.event == "paused" or ending.payload["state"] == "FAILED":
             self._say(f"trial {record.number}: {failure.message.splitlines()[0]} - {ending.words}")
         return ending
@@ -200,16 +205,19 @@ class Driver:
 
     def on_hold(self) -> bool:
         """Whether no attempt may begin: a trial could not write its checkpoint, and there still is no room."""
-        path = self.log.store.path
-        if self._room_needed is None or path is None:
+        if self._room_needed is None:
             return False
-        free = shutil.disk_usage(path).free
+        path, now = self.log.store.path, time.monotonic()
+        free = math.inf if path is None else shutil.disk_usage(path).free
         if free >= self._room_needed:
+            if not self._seen_full and now < self._rests_until:
+                return True
             self._room_needed = None
-            self._say("there is room again: trials go on")
+            self._say("there is room again: trials go on" if self._seen_full else "trials go on, to see if it fits")
             return False
-        if time.monotonic() - self._said_hold_at >= _SAY_HOLD_EVERY_S:
-            self._said_hold_at = time.monotonic()
+        self._seen_full = True
+        if now - self._said_hold_at >= _SAY_HOLD_EVERY_S:
+            self._said_hold_at = now
             self._say(
                 f"paused: {path} must have {self._room_needed / 2**20:.1f} MB free for a checkpoint, but has "
                 f"{free / 2**20:.1f} MB; free some space, and trials go on"

@@ -6,7 +6,7 @@ import os
 import secrets
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +221,7 @@ def _fit(
         look.say(redacted("".join(traceback.format_exception_only(error)).strip()))
         trial = log.state.trials[TRIAL]
         failure = classify(error, step=trial.step, on_gpu=bool(gpus))
+        failure = replace(failure, message=redacted(failure.message))
         return of_failure(
             trial, attempt, failure, redacted(tail((directory / LOG_NAME).read_bytes())), retries=0,
             asked=control.asked_of(TRIAL), run_reason=control.reason, gpus=gpus,

@@ -268,7 +268,10 @@ class TrialRecord:
 
     def pause(self, event: Event) -> None:
         """Folds in a `paused`; one of an earlier attempt changes nothing."""
-        if not self.ended and event.payload.get("attempt", self.attempts) >= self.attempts:
+        attempt = event.payload.get("attempt", self.attempts)
+        if not self.ended and attempt >= self.attempts:
+            # One that died before its first word never said that it had started, and was an attempt all the same.
+            self.attempts = attempt
             self.steps = max(self.steps, event.payload.get("step") or 0)
             self.state, self.pause_reason = TrialState.PAUSED, event.payload.get("reason")
             if event.payload.get("failure") is not None:
@@ -279,6 +282,7 @@ class TrialRecord:
         if self.ended:
             return
         payload = event.payload
+        self.attempts = max(self.attempts, payload.get("attempt") or 0)
         self.state, self.ended_at, self.pause_reason = TrialState(payload["state"]), event.time, None
         self.stop_reason, self.error = payload.get("stop_reason"), payload.get("error")
         self.time_s = max(self.time_s, payload.get("time_s") or 0.0)

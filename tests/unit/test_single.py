@@ -89,14 +89,15 @@ def test_an_exception_becomes_a_failed_trial(
     def fails(given: dict[str, Any]) -> Outcome:
         for _ in range(reports):
             given["report"](evaluated(2))
-        raise RuntimeError("the tap ran dry")
+        raise RuntimeError("the tap ran dry of canary-0123456789")
 
+    monkeypatch.setenv("SOME_TOKEN", "canary-0123456789")
     fake(monkeypatch, fails)
     said: list[str] = []
     assert train_single(config, str(tmp_path), look=Look(said.append)) == code
     _, state = read_run(str(tmp_path / "one"))
     assert state.trials[0].state is TrialState.FAILED
-    assert "the tap ran dry" in str(state.trials[0].error)
+    assert "the tap ran dry of ***" in str(state.trials[0].error) and "canary" not in str(state.trials[0].error)
     assert "the tap ran dry" in (tmp_path / "one" / "trials" / "0" / "train.log").read_text()
     assert any("the tap ran dry" in line for line in said)
 
