@@ -19,13 +19,16 @@ def init(
     output: Annotated[Path, typer.Option("--output", "-o", help="The sweep file.")] = Path("sweep.yaml"),
     name: Annotated[str | None, typer.Option("--name", help="The run's name; left out: the folder's.")] = None,
     group_by: Annotated[str | None, typer.Option("--group-by", help="Pattern of what makes one photo.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="The training system; left out: by what the folder holds.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
 ) -> None:
     """Write a commented sweep file for a folder of images."""
     if output.exists() and not force:
         message = "the file must not exist yet, but it does; name another by --output, or give --force"
         raise ConfigError([Fault(str(output), message)])
-    text = starter(folder, output, name, group_by)
+    text = starter(folder, output, name, group_by, recipe)
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
