@@ -23,7 +23,7 @@ from search.checks import (
     find_preset,
     find_recipe,
     flat_train,
-    names_file,
+    is_weight_file,
 )
 from search.schema import (
     AshaConfig,
@@ -157,7 +157,7 @@ def _normal(data: dict[str, Any], document: Document, faults: list[Fault]) -> di
 
 def _weight_file(name: str, value: Any, document: Document) -> Any:
     """A file of weights by its absolute path, because a trial works in a folder of its own."""
-    if name not in ("init_from", "encoder_weights") or not isinstance(value, str) or not names_file(name, value):
+    if not isinstance(value, str) or not is_weight_file(name, value):
         return value
     overridden = document.place(f"train.{name}").startswith("--set")
     start = Path.cwd() if overridden else Path(document.name).resolve().parent
@@ -317,7 +317,8 @@ def placed(faults: Iterable[Fault], document: Document, prefix: str = "") -> lis
         if dotted and dotted.split(".")[0] not in SweepConfig.model_fields and not prefix and place == document.name:
             found.append(fault)
             continue
-        where = place if not dotted or place.endswith(f" {dotted}") else f"{place}:{dotted}"
+        told = place.endswith(f" {dotted}") or place.startswith(f"--set {dotted}.")
+        where = place if not dotted or told else f"{place}:{dotted}"
         found.append(Fault(where, fault.message))
     return found
 

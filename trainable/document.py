@@ -85,7 +85,9 @@ class Document:
             level = level[str(key)]
         level[str(whole[-1])] = value
         places = {at: line for at, line in self.places.items() if at[: len(whole)] != whole}
-        return Document(self.name, data, {**places, **dict.fromkeys(paths(value, whole), place)})
+        # A section that is there only because of this value comes from where the value does.
+        above = {whole[:depth]: place for depth in range(1, len(whole)) if whole[:depth] not in places}
+        return Document(self.name, data, {**places, **above, **dict.fromkeys(paths(value, whole), place)})
 
 
 def paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:

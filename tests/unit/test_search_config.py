@@ -408,3 +408,13 @@ def test_any_override_gives_a_sweep_or_a_config_error(folder: Path, sets: list[s
         load_sweep(path, sets)
     except ConfigError as error:
         assert all(fault.message for fault in error.faults)
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [("trian.x=1", "--set trian.x"), ("trian=1", "--set trian"), ("search.asha.x.y=1", "--set search.asha.x.y")],
+)
+def test_an_unknown_section_of_an_override_says_where_it_came_from(folder: Path, given: str, where: str) -> None:
+    found = messages(folder, GOOD, (given,))
+    assert [message.partition(": ")[0] for message in found] == [where], found
+    assert "unknown key" in found[0]
