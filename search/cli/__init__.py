@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ThresherError as error:
         print(f"thresher: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        # While a command's modules load; later `interruptible` answers.
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
