@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -47,11 +48,13 @@ class Progress:
         self._live: Live | None = None
         self._began, self._drawn, self._line_at = clock(), 0.0, 0.0
         self._lock = threading.RLock()
+        self._unseen = False
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            self._live = Live(console=self._console, auto_refresh=False, transient=False)
-            self._live.start()
+            live = Live(console=self._console, auto_refresh=False, transient=False)
+            self._safely(live.start)
+            self._live = None if self._unseen else live
         return self
 
     def __exit__(
@@ -59,16 +62,20 @@ class Progress:
     ) -> None:
         if self._live is not None:
             self._draw()
-            self._live.stop()
+            with contextlib.suppress(OSError, SystemExit):
+                self._live.stop()
             self._live = None
 
     def say(self, line: str) -> None:
         """Prints a line, above the table where there is one; may be called from any thread."""
-        with self._lock:
+
+        def printed() -> None:
             text = line.encode("ascii", "replace").decode() if self._ascii else line
             self._console.print(Text(text), soft_wrap=True)
             if not self._console.is_terminal:
                 sys.stdout.flush()
+
+        self._safely(printed)
 
     def event(self, event: Event) -> None:
         """Takes notice of an event."""
@@ -114,9 +121,19 @@ class Progress:
         return f"{done}/{self._total} trials{leader}"
 
     def _draw(self) -> None:
-        if self._live is not None:
-            with self._lock:
-                self._live.update(self._picture(), refresh=True)
+        live = self._live
+        if live is not None:
+            self._safely(lambda: live.update(self._picture(), refresh=True))
+
+    def _safely(self, draw: Callable[[], object]) -> None:
+        """Draws, unless nobody can see it any more: a terminal that was closed must not end a search of days."""
+        with self._lock:
+            if self._unseen:
+                return
+            try:
+                draw()
+            except (OSError, SystemExit):  # rich leaves the program where the reader of a pipe has left.
+                self._unseen = True
 
     def _picture(self) -> RenderableType:
         state = self._state()
