@@ -5,6 +5,7 @@ Everything here only raises flags. Trials leave by themselves; one that has not 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -51,6 +52,12 @@ class StopFiles(Protocol):
 
     def delete(self, name: str) -> None:
         """Removes a file."""
+
+
+def forget_stop(files: StopFiles) -> None:
+    """Takes away what an earlier owner of the run was asked and did not live to read; called by the next one."""
+    with contextlib.suppress(StoreError):
+        files.delete(STOP_FILE)
 
 
 class Control:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +12,7 @@ from pathlib import Path
 
 from search.records import RunState
 from search.schema import WandbConfig
+from search.trial_folder import private_folder
 from search.wandb_key import Mode, mode_of
 
 NOTICE = "notice: "
@@ -39,11 +38,7 @@ def own_folder(run: str) -> Path:
     if "://" not in run:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    if folder.is_symlink() or hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        raise PermissionError(errno.EACCES, "it is a link, or belongs to another user", str(folder))
-    return folder
+    return private_folder(folder)
 
 
 class Tracking:

@@ -14,6 +14,7 @@ from typing import Any
 
 from search.cluster import Cluster
 from search.config import overridden, rooted, validated
+from search.control import forget_stop
 from search.notify import notify
 from search.opening import Setting, asker_of, assemble, current_space, opened_with, space_of
 from search.patient_log import PatientLog
@@ -74,6 +75,7 @@ def resume(
             """Becomes the owner, and records what was given: from here on nothing of it is refused."""
             log, found = _owned(store, before, plan, planned)
             owning.enter_context(log)
+            forget_stop(store)
             mend(log)
             if found.space is not None:
                 _new_generation(log, found.config, found.space)

@@ -23,11 +23,11 @@ from search.patient_log import PatientLog
 from search.preflight import check_weights
 from search.progress import Progress
 from search.records import RunState, TrialState, repair
-from search.schema import SweepConfig
+from search.schema import MANY_TRIALS, SweepConfig
 from search.slots import Slots, divide
 from search.trial import Job, run_trial
 from search.tune_hooks import AskHook, DecideHook, StepHook, keep_secrets_home
-from trainable.errors import ThresherError
+from trainable.errors import ConfigError, Fault, ThresherError
 
 _START_LIMIT_FACTOR = 4.0
 
@@ -173,12 +173,20 @@ def mend(log: PatientLog) -> None:
 
 
 def slots_of(config: SweepConfig, cluster: Cluster) -> Slots:
-    """What a trial of this sweep gets on this cluster."""
+    """What a trial of this sweep gets on this cluster.
+
+    Raises:
+        ConfigError: not even one trial fits; or what is to end the search would never come.
+    """
     resources = config.resources
-    return divide(
+    slots = divide(
         cluster.nodes, gpus_per_trial=resources.gpus_per_trial, workers_per_trial=resources.workers_per_trial,
         cpus_per_worker=resources.cpus_per_worker, max_concurrent=config.search.max_concurrent,
     )  # fmt: skip
+    if config.search.budget is not None and config.search.trials >= MANY_TRIALS and not slots.trial_gpus:
+        message = "a budget counts GPU hours, but trials have no GPU here, so the search would never end"
+        raise ConfigError([Fault("search.budget", f"{message}; set search.trials, or search.max_hours, instead")])
+    return slots
 
 
 def _fit(

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from search.control import EXIT_CODES, Control, StopNow
+from search.control import EXIT_CODES, Control, StopNow, forget_stop
 from search.failure import classify, redacted, tail
 from search.metric_columns import metric_columns
 from search.patient_log import PatientLog
@@ -103,6 +103,7 @@ def resume_single(run: str, look: Look | None = None) -> int:
     """
     store, look = open_store(run), look or Look()
     with PatientLog.resume(store, host=host_name(), pid=os.getpid()) as log:
+        forget_stop(store)
         mend(log)
         trial = log.state.trials.get(TRIAL)
         if trial is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from search.cluster import Cluster
+from search.control import forget_stop
 from search.metric_columns import metric_columns
 from search.notify import notify
 from search.opening import (
@@ -38,7 +39,7 @@ from trainable.recipes import get_recipe
 
 SWEEP_FILE = "sweep.yaml"
 _PACKAGES = ("thresher", "ray", "torch", "optuna", "numpy", "pyarrow", "segmentation-models-pytorch")
-_HARMLESS = ("control/", "lease.json")
+_HARMLESS = ("control/", "lease.json", ".lease.")
 
 
 def start_sweep(config: SweepConfig, *, fresh: bool = False, options: Options | None = None) -> SweepResult:
@@ -73,6 +74,7 @@ def start_sweep(config: SweepConfig, *, fresh: bool = False, options: Options | 
             set_aside(store)
         log = PatientLog.create(store, **opened(config, setting, space))
         with log:
+            forget_stop(store)
             result = _run(log, config, setting, cluster, options)
     notify(config, result)
     return result

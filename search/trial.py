@@ -176,9 +176,15 @@ def _line(found: Report) -> str:
 
 
 def _still_ours(flags: Any, trial: int, attempt: int) -> bool:
-    """False where the driver, and with it its actor, is gone: somebody else may own the trial by now."""
+    """False where the driver, and with it its actor, is gone: somebody else may own the trial by now.
+
+    Raises:
+        TimeoutError: it does not answer, which says nothing.
+    """
     try:
         ray.get(flags.last_words.remote(trial, attempt), timeout=30)
+    except ray.exceptions.GetTimeoutError:
+        raise
     except ray.exceptions.RayError:
         return False
     return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +19,8 @@ from search.store import Store
 from trainable import strict_yaml
 
 LOCK_WAIT_S = 60.0
+SCRATCH = "thresher-scratch-"
+"""Begins the name of the folder of copies, of which every user of a machine has one."""
 
 
 @contextmanager
@@ -39,7 +43,8 @@ def trial_folder(
         with FolderLock(directory, LOCK_WAIT_S):
             yield directory, _nothing
         return
-    root = Path(tempfile.gettempdir()) / "thresher-scratch"
+    user = str(os.getuid()) if hasattr(os, "getuid") else "own"
+    root = private_folder(Path(tempfile.gettempdir()) / f"{SCRATCH}{user}")
     clear_scratch(root)
     scratch = root / name / str(trial)
     with FolderLock(scratch.parent, LOCK_WAIT_S):
@@ -51,6 +56,19 @@ def trial_folder(
         finally:
             mirror.stop()
     shutil.rmtree(scratch.parent, ignore_errors=True)
+
+
+def private_folder(folder: Path) -> Path:
+    """Makes a folder where everybody may write, for this user alone, where it is not there yet; returns it.
+
+    Raises:
+        OSError: it cannot be made, or somebody else has made it.
+    """
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if folder.is_symlink() or hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        raise PermissionError(errno.EACCES, "it is a link, or belongs to another user", str(folder))
+    return folder
 
 
 def clear_scratch(root: Path) -> None:

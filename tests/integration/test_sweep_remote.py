@@ -13,6 +13,7 @@ from pyarrow import parquet
 
 from search.records import TrialState
 from search.store import open_store
+from search.trial_folder import SCRATCH
 from tests.support.drive import NAME
 from tests.support.drivers import Zygote, evaluations, state_of, wait_until
 from tests.support.s3 import ENVIRONMENT, s3_server
@@ -53,4 +54,4 @@ def test_a_killed_run_on_s3_goes_on_from_its_checkpoints(tmp_path: Path, zygote:
         assert list(pd.read_parquet(tmp_path / "trials.parquet")["attempts"]) == [2, 1]
         assert parquet.read_metadata(tmp_path / "trials.parquet").num_rows == 2
         # Nothing is left of the finished trials on this machine.
-        assert list(Path(env["TMPDIR"]).glob("thresher-scratch/*")) == []
+        assert list(Path(env["TMPDIR"]).glob(f"{SCRATCH}*/*")) == []

@@ -114,11 +114,13 @@ def test_a_signal_pauses_and_resume_goes_on(
     run = str(tmp_path / "one")
     assert train_single(config, str(tmp_path), look=Look(lambda line: None)) == code
     assert read_run(run)[1].trials[0].state is TrialState.PAUSED
+    (tmp_path / "one" / "control").mkdir(exist_ok=True)
+    (tmp_path / "one" / "control" / "stop").write_text("of somebody whom nobody heard any more\n")
     fake(monkeypatch, completes)
     assert resume_single(run, Look(lambda line: None)) == 0
     _, state = read_run(run)
     assert state.trials[0].state is TrialState.COMPLETE
-    assert state.trials[0].attempts == 2
+    assert state.trials[0].attempts == 2 and not (tmp_path / "one" / "control" / "stop").exists()
     assert [row.step for row in state.trials[0].evaluations] == [2, 4]
 
 

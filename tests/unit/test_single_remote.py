@@ -13,6 +13,7 @@ from search.single import Look, resume_single, train_single
 from search.status import read_run
 from search.store import Store, open_store
 from search.tables import load_trials
+from search.trial_folder import SCRATCH
 from tests.support.s3 import s3_server
 from tests.unit.test_single import completes, config, evaluated, fake, scenes
 from trainable.config import RunConfig
@@ -63,7 +64,8 @@ def test_a_run_that_completes_is_whole_in_the_bucket_and_gone_from_this_machine(
     assert seen == ["first"] and in_store(run) == "last words"
     assert list(load_trials(f"{storage}/one")["state"]) == ["COMPLETE"]
     assert {"trials/0/config.yaml", "trials/0/train.log", "sweep.yaml", "trials.parquet"} <= set(run.list())
-    assert list((tmp_path / "thresher-scratch").iterdir()) == []
+    [scratch] = tmp_path.glob(f"{SCRATCH}*")
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_paused_run_goes_on_where_nothing_but_its_address_is_known(

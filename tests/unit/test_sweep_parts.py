@@ -12,10 +12,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.exceptions import GetTimeoutError, RayError
 
 from search import messages
 from search.cluster import check_safe, is_loopback
@@ -29,6 +31,7 @@ from search.patient_log import PatientLog
 from search.records import TrialRecord, TrialState
 from search.slots import CPU_TRIALS_PER_NODE, divide
 from search.store import open_store
+from search.trial import _still_ours
 from search.verdicts import common_cause, of_failure, of_outcome
 from tests.support.toy import OutOfMemoryError
 from trainable.errors import (
@@ -390,6 +393,15 @@ def test_a_mirror_brings_a_folder_back_and_forgets_what_was_deleted(tmp_path: Pa
     here.rename(tmp_path / "tidied-away")
     mirror.push()
     assert store.read_bytes("trials/3/checkpoints/last.pt") == b"two!", "a folder that is gone deletes nothing"
+
+
+def test_a_driver_that_does_not_answer_is_not_taken_for_one_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be asked is asked again: a trial's last files are not dropped in silence."""
+    flags, errors = MagicMock(), [GetTimeoutError("slow"), RayError("gone")]
+    monkeypatch.setattr("search.trial.ray.get", MagicMock(side_effect=[*errors, None]))
+    with pytest.raises(TimeoutError):
+        _still_ours(flags, 0, 1)
+    assert not _still_ours(flags, 0, 1) and _still_ours(flags, 0, 1)
 
 
 def test_a_full_disk_pauses_the_log_and_nothing_is_lost(

@@ -6,12 +6,14 @@ import io
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
 from search.cluster import Cluster
+from search.control import STOP_FILE
 from search.keeping import Keeper, to_delete
 from search.notify import notify
 from search.opening import Setting, space_of
@@ -27,8 +29,9 @@ from search.resume import (
     reopen_failed,
     resume,
 )
-from search.running import Options, SweepResult, exit_code
-from search.schema import KeepConfig, NotifyConfig, SweepConfig
+from search.running import Options, SweepResult, exit_code, slots_of
+from search.schema import MANY_TRIALS, KeepConfig, NotifyConfig, SweepConfig
+from search.status import ask_to_stop
 from search.store import RunLog, open_store
 from search.sweep import opened as run_opened
 from search.sweep import refuse_taken, set_aside
@@ -209,6 +212,17 @@ def test_what_another_has_changed_may_refuse_a_resume_and_then_the_run_is_left(
     store.release()
 
 
+def test_what_an_earlier_driver_was_asked_does_not_stop_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile = Meanwhile(tmp_path, monkeypatch)
+    store = open_store(tmp_path / NAME)
+    store.write_bytes(STOP_FILE, b"stop\n")
+    assert ask_to_stop(str(tmp_path / NAME)) is False, "nobody runs it"
+    meanwhile.resume(add_trials=1)
+    assert meanwhile.ran and not store.exists(STOP_FILE)
+
+
 # ---- places ----
 
 
@@ -216,6 +230,7 @@ def test_a_place_with_anything_in_it_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path / "run")
     refuse_taken(store)
     store.write_bytes("control/stop", b"stop")
+    store.write_bytes(".lease.2.claim", b"of a driver that was killed before its first event")
     refuse_taken(store)
     store.write_bytes("trials/0/checkpoints/last.pt", b"of a run whose record is gone")
     with pytest.raises(ConfigError, match="empty place"):
@@ -246,6 +261,20 @@ def test_a_run_that_somebody_drives_is_not_put_aside(tmp_path: Path) -> None:
     with opened(tmp_path), pytest.raises(LeaseHeldError):
         set_aside(open_store(tmp_path / "toy"))
     assert RunLog.open(open_store(tmp_path / "toy")).state.run
+
+
+# ---- an end that would never come ----
+
+
+@pytest.mark.parametrize(
+    ("search", "gpus", "ends"),
+    [({"budget": {"gpu_hours": 8}, "trials": MANY_TRIALS}, 0, False), ({"budget": {"gpu_hours": 8}}, 0, True),
+     ({"budget": {"gpu_hours": 8}, "trials": MANY_TRIALS}, 1, True), ({"trials": MANY_TRIALS}, 0, True)],
+)  # fmt: skip
+def test_a_budget_of_gpu_hours_needs_a_gpu(tmp_path: Path, search: dict[str, Any], gpus: int, ends: bool) -> None:
+    config, cluster = toy_config(tmp_path, search=search), SimpleNamespace(nodes=[{"CPU": 4.0, "GPU": gpus}])
+    with nullcontext() if ends else pytest.raises(ConfigError, match="search would never end"):
+        slots_of(config, cast(Cluster, cluster))
 
 
 # ---- exit codes ----
@@ -331,6 +360,39 @@ def test_progress_is_drawn_on_any_console(tmp_path: Path, terminal: bool, encodi
     assert "trial 0 PRUNED: best val/miou 0.2500 at step 5; 1/3 trials" in text
     assert ("größer — [bold]" in text) == (encoding == "utf-8")
     assert ("RUNNING" in text) == terminal and ("trial 0 step 5" in text) != terminal
+
+
+class Leaves(Console):
+    """Does at a broken pipe what rich does, without touching this process's standard output."""
+
+    def on_broken_pipe(self) -> None:
+        raise SystemExit(1)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BrokenPipeError(32, "Broken pipe")])
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_terminal_that_is_gone_ends_nothing(tmp_path: Path, terminal: bool, error: OSError, at: int) -> None:
+    class Gone(io.StringIO):
+        at = 0
+
+        def write(self, text: str) -> int:
+            self.at -= 1
+            if self.at < 0:
+                raise error
+            return len(text)
+
+    with opened(tmp_path) as log:
+        file = Gone()
+        file.at = at
+        console = Leaves(file=file, force_terminal=terminal, width=100)
+        with Progress(lambda: log.state, 3, console) as progress:
+            log.listeners.append(progress.event)
+            for number in range(2):
+                add(log, number, "PRUNED", 0.25)
+                progress.say("a line")
+                progress.tick()
+        assert [trial.state for trial in log.state.trials.values()] == [TrialState.PRUNED] * 2
 
 
 # ---- telling somebody ----
