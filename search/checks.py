@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from search.metric_columns import objectives
 from spaces import SearchSpace
 from trainable.batch_norm import POOLING_ARCHITECTURES, one_image
-from trainable.config import DataConfig, RecipeConfig, nearest, resolve
+from trainable.collective import uneven_batches
+from trainable.config import DataConfig, RecipeConfig, names_file, nearest, resolve
 from trainable.data.layouts import class_table
 from trainable.errors import ConfigError, DataError, Fault
 from trainable.knob import Knob, knobs_of
@@ -150,7 +150,8 @@ def check_space(
 
 
 def check_batch(config: RecipeConfig, workers: int, faults: list[Fault]) -> None:
-    """One image per worker cannot be normalized by some networks; torch says so only at the first step."""
+    """Workers must share a batch evenly, and some networks cannot normalize one image of each."""
+    faults += uneven_batches(config, workers)
     architecture, images = getattr(config, "architecture", None), config.batch_size
     if architecture in POOLING_ARCHITECTURES and images // workers == 1:
         faults.append(one_image(f"architecture {architecture}", images, workers))
@@ -177,14 +178,14 @@ def check_weight_files(train: Mapping[str, Any], faults: list[Fault]) -> None:
     """Files of weights must be there: a missing one would fail every trial."""
     for key in ("init_from", "encoder_weights"):
         value = train.get(key)
-        if isinstance(value, str) and names_file(key, value) and not Path(value).is_file():
+        if isinstance(value, str) and is_weight_file(key, value) and not Path(value).is_file():
             message = f"{key} must be a file of weights, but there is none at {value!r}; correct the path"
             faults.append(Fault(f"train.{key}", message))
 
 
-def names_file(key: str, value: str) -> bool:
+def is_weight_file(key: str, value: str) -> bool:
     """Whether a knob's text is a file's path and not the name of known weights."""
-    return key == "init_from" or Path(value).suffix in {".pt", ".pth", ".safetensors"} or os.sep in value
+    return key == "init_from" or (key == "encoder_weights" and names_file(value))
 
 
 def check_place(run: str, faults: list[Fault]) -> None:

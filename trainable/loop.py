@@ -45,8 +45,8 @@ def train(
         while True:
             if session.due():
                 report(session.evaluate(should_stop))
-                if session.checkpoint_due():
-                    session.save()
+            if session.checkpoint_due():
+                session.save()
             ending, reason = session.verdict(), should_stop()
             if ending is not None:
                 return session.outcome(*ending)

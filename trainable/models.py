@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -18,6 +16,7 @@ from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.encoders import get_encoder_names
 from torch import Tensor, nn
 
+from trainable.config import names_file
 from trainable.deeplab import RATES, AtrousSum, Deepest
 from trainable.errors import CheckpointError, ConfigError, Fault, WeightsUnavailable
 from trainable.plain_unet import PlainUnet
@@ -255,7 +254,7 @@ def check_network(architecture: str, encoder: str) -> None:
 
 def _load_encoder(network: nn.Module, architecture: str, encoder: str, weights: str) -> None:
     part = network.get_submodule("encoder")
-    if Path(weights).suffix in {".pt", ".pth", ".safetensors"} or os.sep in weights:
+    if names_file(weights):
         load_weights(part, read_weights(weights), weights)
         return
     if architecture == PLAIN_UNET:

@@ -131,6 +131,9 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
         self._optimizer.load_state_dict(state)
+        for group in self._optimizer.param_groups:
+            # A state that was read from a file brings its rates on the CPU.
+            group["lr"] = group["lr"].to(self._lr.device)
 
 
 def _build(spec: OptimizerSpec, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:

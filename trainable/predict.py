@@ -47,7 +47,7 @@ class Predictor:
     @torch.no_grad()
     def probabilities(self, image: U8) -> torch.Tensor:
         """Class probabilities, float32[C, *S]; image or volume: uint8[*S, 3]."""
-        batch = padded([image], self.recipe.stride).to(self.device)
+        batch = padded([image], self.recipe.stride, self.device)
         found = self.recipe.probabilities(self.nets, batch)[0]
         return found[(slice(None), *(slice(0, n) for n in image.shape[:-1]))].cpu()
 

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainable import checkpoint
 from trainable.batch_norm import check_batch
-from trainable.collective import average, first_of
-from trainable.config import RecipeConfig, RunConfig, flatten, nearest, resolve
+from trainable.collective import average, uneven_batches
+from trainable.config import RecipeConfig, RunConfig, resolve
 from trainable.data.augment import make_views, to_device
 from trainable.data.dataset import Dataset, open_dataset
-from trainable.data.random import stream_rng, stream_seed
+from trainable.data.random import stream_seed
 from trainable.data.streams import U8
 from trainable.device import autocast, device_name, peak_memory_mb
-from trainable.errors import ConfigError, Fault, TrainingDiverged
+from trainable.errors import ConfigError, TrainingDiverged
 from trainable.evaluation import Interrupted
-from trainable.feed import Feed
+from trainable.feed import Feed, Pace
+from trainable.identity import description, fingerprint
+from trainable.judgment import Judge
 from trainable.meters import Meters, read
-from trainable.metrics.objective import Objective
 from trainable.optimizers import Optimizer
 from trainable.recipes import dimension_fault, get_recipe
 from trainable.recipes.interface import Phase, PhaseContext, Recipe
@@ -45,7 +46,6 @@ from trainable.yardstick import Yardstick
 
 NAN_CHECK_EVERY = 10
 OBSERVE_EVERY_S = 1.0
-_UNFINGERPRINTED = ("amp", "health.", "patience_action", "checkpoint_every_steps", "encoder_weights", "init_from")
 
 
 class Session:
@@ -53,12 +53,13 @@ class Session:
 
     Args:
         run: the configuration. recipe: made for it. data: opened. directory: the run's folder.
-        device: where it trains. rank: this worker. world_size: number of workers.
+        nets: the recipe's networks, on the CPU. device: where it trains. rank: this worker.
+        world_size: number of workers.
     """
 
     def __init__(
-        self, run: RunConfig, recipe: Recipe[Any], data: Dataset, directory: Path, device: torch.device,
-        rank: int = 0, world_size: int = 1,
+        self, run: RunConfig, recipe: Recipe[Any], data: Dataset, directory: Path, nets: Mapping[str, nn.Module],
+        device: torch.device, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         self.run, self.recipe, self.data, self.directory = run, recipe, data, directory
         self.objective = recipe.objective_of(run.objective, run.direction)
@@ -69,8 +70,7 @@ class Session:
         self.observer: Observer | None = None
         self.targets: dict[int, U8] = {}
         self._named: str | None = None
-        torch.manual_seed(stream_seed(run.seed, "init", 0))
-        self.nets = {name: net.to(device) for name, net in recipe.build().items()}
+        self.nets = {name: net.to(device) for name, net in nets.items()}
         if device.type == "cuda" and recipe.task.ndim == 2:
             self.nets = {n: net.to(memory_format=torch.channels_last) for n, net in self.nets.items()}
         self.device_state = {name: t.to(device) for name, t in recipe.device_state().items()}
@@ -81,12 +81,13 @@ class Session:
         recipe.precision = autocast(self.cfg.amp, device)
         self.phases = list(recipe.phases())
         self.optimizers: dict[str, Optimizer] = {}
-        self._sched: dict[str, Tensor] = {}
         self._feed = Feed(data, run.seed, rank, world_size)
-        self._yardstick = Yardstick(run, recipe, data, device)
+        self._pace = Pace(run.seed, device)
+        self._yardstick = Yardstick(run, recipe, data, device, rank, world_size)
+        self._judge = Judge(recipe, self.objective, lambda message: self._tell(message=message))
         self._clock = time.monotonic()
         self._observed = 0.0
-        self._verdict: tuple[OutcomeState, str] | None = None
+        self._saved_step = 0
 
     # -- phases ------------------------------------------------------------------------------------------------
 
@@ -109,7 +110,7 @@ class Session:
         Raises:
             Interrupted: asked to stop while the phase's targets were written; the phase has not begun.
         """
-        before = self.state.phase, self.state.begun
+        before = self.state.phase, self.state.begun, dict(self.state.recipe)
         if self.state.begun and self.state.step >= self._phase_start() + self.phase.steps:
             self.state.phase, self.state.begun = self.state.phase + 1, False
             self._feed.close()
@@ -117,13 +118,13 @@ class Session:
             try:
                 self._write_targets(should_stop)
             except Interrupted:
-                self.state.phase, self.state.begun = before
+                self.state.phase, self.state.begun, self.state.recipe = before
                 raise
             self._build_optimizers(fresh=self.phase.fresh_optimizers)
             self.state.begun = True
         if not self._feed.is_open:
             self._feed.open(self.phase, self.state.phase, self.state.step - self._phase_start(), self.targets)
-            self._sched = {name: torch.zeros((), device=self.device) for name in self.phase.schedules}
+            self._pace.open(self.phase)
             for name, net in self.nets.items():
                 net.train(any(name in spec.nets for spec in self.phase.optimizers.values()))
 
@@ -161,26 +162,16 @@ class Session:
         host = self._feed.take()
         in_phase = self.state.step - self._phase_start()
         views = {name: make_views(to_device(batch, self.device)) for name, batch in host.items()}
-        self._fill_schedules(in_phase)
+        sched = self._pace.at(self.state.step, in_phase)
         rates: dict[str, Tensor] = {}
         for name, optimizer in self.optimizers.items():
             optimizer.set_lr(optimizer.spec.lr(in_phase) * self.state.recipe.get(f"lr_scale/{name}", 1.0))
             rates["lr" if not rates else f"lr/{name}"] = optimizer.lr
         torch.manual_seed(stream_seed(self.run.seed, f"dropout/{self.rank}", self.state.step))
-        out = self.recipe.step(self.nets, views, self._sched, self.optimizers)
+        out = self.recipe.step(self.nets, views, sched, self.optimizers)
         average(self._shared, self.world_size)
         self.meters.add(out, rates)
         self.state.step += 1
-
-    def _fill_schedules(self, in_phase: int) -> None:
-        """Write this step's numbers and draws to the device, without waiting."""
-        for name, schedule in self.phase.schedules.items():
-            self._sched[name].fill_(schedule(in_phase))
-        for name, draw in self.phase.draws.items():
-            drawn = torch.from_numpy(draw(stream_rng(self.run.seed, f"draw/{name}", self.state.step), in_phase))
-            if self.device.type == "cuda":
-                drawn = drawn.pin_memory().to(self.device, non_blocking=True)
-            self._sched[name] = drawn
 
     def between_steps(self) -> None:
         """Look at the signals now and then: a loss that is not finite, and progress for people."""
@@ -226,59 +217,25 @@ class Session:
         self._check_finite()
         last = self.state.step - self._phase_start() - 1
         record = self._yardstick.measure(self.nets, self.phase, last, should_stop)
-        # Devices may differ in the last digit, and what the workers decide must not.
-        record = first_of(record, self.device, self.world_size)
         record |= read(self.meters.sums(), self.recipe.task.class_names)
         self.meters.clear()
         self.recipe.after_evaluation(record, self.state.recipe)
-        report = Report(self.state.step, self._time_s(), self._objective(record), record)
+        report = Report(self.state.step, self._time_s(), self._judge.value(record), record)
         self._remember(report)
         if self.rank == 0 and self.state.step == self._phase_start() + self.phase.steps:
             self.recipe.end_phase(self.phase, self._context(_written_before))
         return replace(report, health=dict(self.state.broken), peak_memory_mb=peak_memory_mb(self.device))
 
-    def _objective(self, record: dict[str, float | None]) -> float | None:
-        metric = self.objective.metric
-        if metric not in record and metric != self.recipe.objective:
-            message = f"objective must be a metric that {self.recipe.name} reports, but got objective={metric!r}"
-            raise ConfigError([Fault("objective", f"{message}{nearest(metric, record)}")])
-        return record.get(metric)
-
     def _remember(self, report: Report) -> None:
-        state, value = self.state, report.objective
-        better = self.objective.better(value, state.best_value)
-        state.evaluated_step = report.step
-        state.evals_since_best = 0 if better else state.evals_since_best + 1
-        state.last_report = {"record": report.record, "time_s": report.time_s, "objective": value}
-        if better and value is not None:
-            state.best_value, state.best_step = value, report.step
-            if self.rank == 0:
-                weights = self.nets[self.recipe.evaluated].state_dict()
-                checkpoint.save_best(
-                    self.directory, weights, step=report.step, value=value, model=self.describe(),
-                    better=self.objective.better,
-                )  # fmt: skip
-        self._judge(report)
+        if self._judge.remember(self.state, report) and report.objective is not None and self.rank == 0:
+            weights = self.nets[self.recipe.evaluated].state_dict()
+            model = description(self.run, self.recipe, self.data.manifest)
+            checkpoint.save_best(
+                self.directory, weights, step=report.step, value=report.objective, model=model,
+                better=self.objective.better,
+            )  # fmt: skip
+        self._judge.look(self.state, report)
         self._tell(record=report.record)
-
-    def _judge(self, report: Report) -> None:
-        """Health rules first, then patience."""
-        for rule in self.recipe.rules():
-            memory = self.state.health.setdefault(rule.name, {})
-            message = rule.check({**report.record, "step": float(report.step)}, memory)
-            if message is None:
-                if (sign := rule.sign(memory)) is not None:
-                    self._tell(message=f"{rule.name}: {sign}")
-                continue
-            self.state.broken.setdefault(rule.name, float(report.step))
-            self._tell(message=f"{rule.name}: {message}")
-            if rule.action == "stop":
-                self._verdict = self._verdict or ("STOPPED", rule.name)
-        patience = self.cfg.patience
-        if patience and self.state.evals_since_best >= patience:
-            self._tell(message=f"patience: {self.state.evals_since_best} evaluations without a better value")
-            if self.cfg.patience_action == "stop":
-                self._verdict = self._verdict or ("STOPPED", "patience")
 
     def _tell(self, **what: Any) -> None:
         if self.observer is not None and self.rank == 0:
@@ -290,16 +247,23 @@ class Session:
         """How the run ends by itself, or None while it goes on."""
         if self.state.step >= self.steps:
             return ("COMPLETE", None)
-        return self._verdict
+        return self._judge.verdict
 
     def checkpoint_due(self) -> bool:
-        """Whether this evaluation is followed by a checkpoint."""
-        every = self.cfg.checkpoint_every_steps or self.cfg.eval_every_steps
-        return self.state.step % every == 0 or self.state.step >= self.steps or self._verdict is not None
+        """Whether a checkpoint is wanted here: at every multiple of its interval, and where the run ends."""
+        step, every = self.state.step, self.cfg.checkpoint_every_steps or self.cfg.eval_every_steps
+        # A multiple may be passed by between two chances to write: the next one counts for it.
+        passed = step // every > self._saved_step // every
+        return step != self._saved_step and (passed or self.verdict() is not None)
+
+    def _settled_step(self) -> int:
+        """The last step of which nothing is left to do: an evaluation that is still to be made changes the state."""
+        return self.state.step - 1 if self.due() else self.state.step
 
     def save(self) -> None:
         """Write everything that a resume needs."""
         self.state.time_s, self._clock = self._time_s(), time.monotonic()
+        self._saved_step = self._settled_step()
         snapshot = self.snapshot()
         if self.rank == 0:
             checkpoint.save_last(self.directory, snapshot)
@@ -325,31 +289,11 @@ class Session:
 
     # -- saving and loading ------------------------------------------------------------------------------------
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What a checkpoint must agree with."""
-        flat = flatten(self.cfg.model_dump(mode="json"))
-        kept = {f"train.{k}": v for k, v in flat.items() if not k.startswith(_UNFINGERPRINTED)}
-        kept |= {"recipe": self.run.recipe, "classes": list(self.recipe.task.class_names), "seed": self.run.seed}
-        own = Objective(self.recipe.objective, self.recipe.direction)
-        # Checkpoints of runs by the recipe's own objective need not say so.
-        return kept if self.objective == own else {**kept, "objective": asdict(self.objective)}
-
-    def describe(self) -> dict[str, Any]:
-        """What `predict` needs beside the weights."""
-        manifest = self.data.manifest
-        return {
-            "run": self.run.model_dump(mode="json", by_alias=True),
-            "train": self.cfg.model_dump(mode="json"),
-            "task": asdict(self.recipe.task),
-            "class_colors": [list(c) for c in manifest.class_colors],
-            "data_hash": manifest.data_hash,
-        }
-
     def snapshot(self) -> Snapshot:
         """The run at this step."""
-        loop = asdict(self.state) | {"meters": self.meters.sums(), "verdict": self._verdict}
+        loop = asdict(self.state) | {"meters": self.meters.sums(), "verdict": self._judge.verdict}
         return Snapshot(
-            fingerprint=self.fingerprint(),
+            fingerprint=fingerprint(self.run, self.recipe, self.objective),
             loop=loop,
             nets={name: net.state_dict() for name, net in self.nets.items()},
             optimizers={name: o.state_dict() for name, o in self.optimizers.items()},
@@ -363,12 +307,14 @@ class Session:
             CheckpointError: it belongs to another one.
         """
         nets = {name: net.state_dict() for name, net in self.nets.items()}
-        checkpoint.check_fits(snapshot, self.fingerprint(), self.directory, nets)
+        wanted = fingerprint(self.run, self.recipe, self.objective)
+        checkpoint.check_fits(snapshot, wanted, self.directory, nets)
         loop = dict(snapshot.loop)
         self.meters.restore(loop.pop("meters"))
         verdict = loop.pop("verdict")
-        self._verdict = (verdict[0], verdict[1]) if verdict else None
+        self._judge.verdict = (verdict[0], verdict[1]) if verdict else None
         self.state = LoopState(**loop)
+        self._saved_step = self._settled_step()
         for name, net in self.nets.items():
             net.load_state_dict(snapshot.nets[name])
         if self.state.begun:
@@ -400,8 +346,8 @@ def open_session(
     cfg = resolve(
         kind.config, preset=kind.preset_values(run.preset), train=run.train, class_names=task.class_names
     )
-    session = Session(run, kind(cfg, task), data, directory, device, rank, world_size)
-    check_batch(session.nets, cfg.batch_size, world_size)
+    if faults := uneven_batches(cfg, world_size):
+        raise ConfigError(faults)
 
     def whole(snapshot: Snapshot) -> None:
         if snapshot.loop.get("targets") is not None:
@@ -410,6 +356,12 @@ def open_session(
     snapshot, notes = checkpoint.load_last(directory, whole, tidy=rank == 0)
     for note in notes:
         print(f"warning: {note}", flush=True)
+    # What a checkpoint holds needs none of the weights that the networks began with, which may be gone.
+    begun = cfg if snapshot is None else cfg.model_copy(update={"encoder_weights": None, "init_from": None})
+    torch.manual_seed(stream_seed(run.seed, "init", 0))
+    nets = kind(begun, task).build()
+    check_batch(nets, cfg.batch_size, world_size)
+    session = Session(run, kind(cfg, task), data, directory, nets, device, rank, world_size)
     if snapshot is not None:
         session.restore(snapshot)
     return session

@@ -23,14 +23,23 @@ class Yardstick:
 
     Args:
         run: the configuration. recipe: made for it. data: opened. device: where to evaluate.
+        rank: this worker. world_size: number of workers.
     """
 
-    def __init__(self, run: RunConfig, recipe: Recipe[Any], data: Dataset, device: torch.device) -> None:
+    def __init__(
+        self, run: RunConfig, recipe: Recipe[Any], data: Dataset, device: torch.device, rank: int = 0,
+        world_size: int = 1,
+    ) -> None:  # fmt: skip
         self._recipe, self._data, self._device = recipe, data, device
         self._train = train_positions(data, run.seed)
         self._hidden = hidden_labels(data, run.seed, run.data.hidden_labels) if recipe.needs_unlabeled else {}
         self._exclude = [recipe.task.class_names.index(name) for name in recipe.cfg.exclude_classes]
-        self._how = {"device": device, "stride": recipe.stride, "size": 2 * recipe.cfg.batch_size}
+        self._rank, self._world_size = rank, world_size
+        size = 2 * recipe.cfg.batch_size
+        # Without gradients the pixels of eight training batches take less memory than one with them. Images that are
+        # much larger than a crop must not be predicted as many at a time as crops.
+        room = 4 * size * recipe.cfg.crop_size**recipe.task.ndim
+        self._how = {"device": device, "stride": recipe.stride, "size": size, "room": room}
 
     def measure(
         self, nets: Nets, phase: Phase, last: int, should_stop: StopQuestion
@@ -88,7 +97,7 @@ class Yardstick:
         recipe = self._recipe
         return evaluate(
             self._data, positions, lambda image: self._probabilities(nets, image), recipe.task, prefix=prefix,
-            exclude=self._exclude, should_stop=should_stop,
+            exclude=self._exclude, should_stop=should_stop, rank=self._rank, world_size=self._world_size,
             examiner=recipe.examiner(self._data.radius) if prefix == "val" else None, **self._how,
         )  # fmt: skip
 
@@ -104,4 +113,6 @@ class Yardstick:
         def labels(image: Tensor, valid: Tensor) -> Target | None:
             return self._recipe.pseudo_labels(nets, image, valid, sched)
 
-        return label_accuracy(self._data, self._hidden, labels, should_stop=should_stop, **self._how)
+        return label_accuracy(
+            self._data, self._hidden, labels, world_size=self._world_size, should_stop=should_stop, **self._how
+        )

@@ -122,8 +122,8 @@ def _evaluated(recipe: Recipe[Any], nets: dict[str, nn.Module], data: Dataset) -
         # Blobs of every height and size, so that every cut tells.
         rows = np.abs(np.sin(np.arange(found[0].numel()) / 7.0)).reshape(found[0].shape).astype(np.float32)
         seen = 0.5 * found[1].numpy() + 0.5 * rows
-        examiner.see(np.stack([1 - seen, seen]), data.source.mask(position), data.points.get(position))
-        trace["examined"] = examiner.scores()
+        numbers = examiner.see(np.stack([1 - seen, seen]), data.source.mask(position), data.points.get(position))
+        trace["examined"] = examiner.scores([numbers])
     return trace
 
 

@@ -28,7 +28,7 @@ trainable.models trainable.models_3d trainable.device trainable.optimizers
 trainable.health
 trainable.recipes
 trainable.state trainable.meters trainable.checkpoint trainable.targets trainable.evaluation
-trainable.feed trainable.yardstick
+trainable.feed trainable.yardstick trainable.identity trainable.judgment
 trainable.session
 trainable.loop trainable.predict trainable.relay trainable.watchdog
 trainable.worker

@@ -124,9 +124,8 @@ def test_a_perfect_answer_scores_fully_and_a_constant_one_costs_what_is_said() -
     label[8:12], label[:, 20:] = 1, 255
     perfect, constant = SurfaceExaminer(cfg.loss, cfg.post, None), SurfaceExaminer(cfg.loss, cfg.post, None)
     truth = (label == 1).astype(np.float32)
-    perfect.see(np.stack([1 - truth, truth]), label, None)
-    constant.see(np.full((2, 24, 24), 0.5, np.float32), label, None)
-    good, flat = perfect.scores(), constant.scores()
+    good = perfect.scores([perfect.see(np.stack([1 - truth, truth]), label, None)])
+    flat = constant.scores([constant.see(np.full((2, 24, 24), 0.5, np.float32), label, None)])
     assert good["val/loss"] == pytest.approx(0.0, abs=1e-4) and good["val/voi_score"] == 1.0
     assert good["val/surface_dice"] in (1.0, None) and good["val/topo"] is None and good["val/surface_score"] is None
     assert good["val/loss_constant"] == flat["val/loss_constant"] <= flat["val/loss"] + 1e-6  # type: ignore[operator]

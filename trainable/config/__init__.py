@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainable.config.data import CacheConfig, DataConfig, PointsConfig, VolumeConfig
-from trainable.config.names import NAME_PATTERN, check_name, nearest
+from trainable.config.names import NAME_PATTERN, check_name, names_file, nearest
 from trainable.config.nested import flatten, merge, per_class, unflatten
 from trainable.config.recipe import (
     AugmentConfig,
@@ -39,6 +39,7 @@ __all__ = [
     "faults_of",
     "flatten",
     "merge",
+    "names_file",
     "nearest",
     "per_class",
     "resolve",

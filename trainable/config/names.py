@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
+from pathlib import PurePath
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -34,3 +36,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def names_file(weights: str) -> bool:
+    """Whether a text names a file of weights, and not weights that are known by name.
+
+    >>> names_file("imagenet"), names_file("encoder.safetensors"), names_file("runs/encoder")
+    (False, True, True)
+    """
+    return PurePath(weights).suffix in {".pt", ".pth", ".safetensors"} or "/" in weights or os.sep in weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,7 +35,15 @@ class Objective:
     direction: Direction = "max"
 
     def better(self, value: float | None, than: float | None) -> bool:
-        """Whether a value is strictly better than another; a missing one never is, and any is better than it."""
-        if value is None:
+        """Whether a value is strictly better than another; a missing one never is, and any is better than it.
+
+        One that is not finite counts as missing.
+
+        >>> Objective("val/loss", "min").better(math.nan, None)
+        False
+        """
+        if value is None or not math.isfinite(value):
             return False
-        return than is None or (value < than if self.direction == "min" else value > than)
+        if than is None or not math.isfinite(than):
+            return True
+        return value < than if self.direction == "min" else value > than

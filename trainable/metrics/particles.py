@@ -90,10 +90,22 @@ def point_scores(matches: Iterable[PointMatch], *, prefix: str = "val") -> dict[
     >>> point_scores([PointMatch(((0, 0),), num_predicted=1, num_true=2)])["val/particle_f1"]
     0.6666666666666666
     """
-    matches = list(matches)
-    hits = sum(len(match.pairs) for match in matches)
-    predicted = sum(match.num_predicted for match in matches)
-    truth = sum(match.num_true for match in matches)
+    counts = [(len(match.pairs), match.num_predicted, match.num_true) for match in matches]
+    return counted_scores(*(sum(column) for column in zip((0, 0, 0), *counts, strict=True)), prefix=prefix)
+
+
+def counted_scores(hits: int, predicted: int, truth: int, *, prefix: str = "val") -> dict[str, float | None]:
+    """The same from counts over all images.
+
+    Args:
+        hits: pairs.
+        predicted: predicted points.
+        truth: true points.
+        prefix: what stands before the slash in the metrics' names.
+
+    >>> counted_scores(1, 1, 2)["val/particle_recall"]
+    0.5
+    """
     values: dict[str, float | None] = {
         "precision": hits / max(predicted, 1),
         "recall": hits / max(truth, 1),

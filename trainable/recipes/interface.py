@@ -123,15 +123,22 @@ class Preset:
 
 
 class Examiner(Protocol):
-    """Looks at every validation image of one evaluation, on the host, and gives scores beside those of every recipe."""
+    """Looks at validation images, each by itself, on the host, and gives scores beside those of every recipe.
+
+    Workers share the images, so that no one examiner sees all of them.
+    """
 
     def see(
         self, probabilities: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], points: Points | None
-    ) -> None:
-        """Take one image: float32[C, *S], uint8[*S] with 255 where ignored, and its points where there are any."""
+    ) -> Sequence[float | None]:
+        """The numbers of one image, as many for each; None stands where there is none.
 
-    def scores(self) -> dict[str, float | None]:
-        """Metrics by name, over all images that were seen."""
+        Args:
+            probabilities: float32[C, *S]. label: uint8[*S], 255 where ignored. points: where there are any.
+        """
+
+    def scores(self, seen: Sequence[Sequence[float | None]]) -> dict[str, float | None]:
+        """Metrics by name, from the numbers of all images."""
 
 
 class Recipe(ABC, Generic[C]):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from trainable.data.points import Points
-from trainable.metrics.particles import PointMatch, find_centers, match_points, point_scores
+from trainable.metrics import auc_binary
+from trainable.metrics.particles import counted_scores, find_centers, match_points
 from trainable.task import IGNORE
+
+_NUMBERS = 7
 
 
 class ParticleExaminer:
@@ -20,24 +26,22 @@ class ParticleExaminer:
 
     def __init__(self, radius: int, pick_radius: int, threshold: float) -> None:
         self._radius, self._pick_radius, self._threshold = radius, pick_radius, threshold
-        self._matches: list[PointMatch] = []
-        self._counts = np.zeros((2, 2), np.int64)
 
     def see(
         self, probabilities: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], points: Points | None
-    ) -> None:
-        """Take one image."""
+    ) -> Sequence[float | None]:
+        """Pixels by (label, hard answer); and pairs, picks and points where there are coordinates."""
         known = label != IGNORE
         hard = probabilities[1] > probabilities[0]
-        self._counts += np.bincount(label[known] * 2 + hard[known], minlength=4)[:4].reshape(2, 2)
-        if points is not None and self._radius:
-            found, _ = find_centers(probabilities[1], radius=self._pick_radius, threshold=self._threshold)
-            self._matches.append(match_points(found, np.array(points).reshape(-1, 2), self._radius))
+        pixels = np.bincount(label[known] * 2 + hard[known], minlength=4)[:4].tolist()
+        if points is None or not self._radius:
+            return (*pixels, None, None, None)
+        found, _ = find_centers(probabilities[1], radius=self._pick_radius, threshold=self._threshold)
+        match = match_points(found, np.array(points).reshape(-1, 2), self._radius)
+        return (*pixels, len(match.pairs), match.num_predicted, match.num_true)
 
-    def scores(self) -> dict[str, float | None]:
+    def scores(self, seen: Sequence[Sequence[float | None]]) -> dict[str, float | None]:
         """val/particle_precision, _recall, _f1 over all images; val/auc_binary, which is balanced accuracy."""
-        totals = self._counts.sum(1)
-        binary = None
-        if totals.all():
-            binary = float((self._counts[1, 1] / totals[1] + self._counts[0, 0] / totals[0]) / 2)
-        return {**point_scores(self._matches), "val/auc_binary": binary}
+        sums = [int(sum(value or 0 for value in column)) for column in zip([0] * _NUMBERS, *seen, strict=True)]
+        binary = auc_binary(torch.tensor(sums[:4]).view(2, 2))
+        return {**counted_scores(*sums[4:]), "val/auc_binary": binary}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -133,42 +134,41 @@ class SurfaceExaminer:
         constants: loss of each constant answer, or None where they are still to be measured.
     """
 
-    def __init__(
-        self, loss: SurfaceLossConfig, post: SurfacePostConfig, constants: list[float] | None
-    ) -> None:
+    def __init__(self, loss: SurfaceLossConfig, post: SurfacePostConfig, constants: list[float] | None) -> None:
         self._loss, self._post = loss, post
         self.constants = constants
-        self._losses: list[float] = []
-        self._constant: list[list[float]] = []
-        self._scores: list[dict[str, float | None]] = []
 
     def see(
         self, probabilities: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], points: Points | None
-    ) -> None:
-        """Take one image or volume."""
+    ) -> Sequence[float | None]:
+        """The loss, the surface scores, and the losses of constant answers; none where nothing is labeled."""
+        answers = _CONSTANTS if self.constants is None else ()
+        if not (label != IGNORE).any():
+            return [None] * (1 + len(SCORES) + len(answers))
         found = torch.from_numpy(probabilities[1])[None, None]
         labels = torch.from_numpy(label.astype(np.int64))[None, None]
         truth, known = (labels == 1).float(), labels != IGNORE
-        self._losses.append(float(composite_loss(found, truth, known, self._loss)[0]))
-        if self.constants is None:
-            answers = (torch.full_like(found, value) for value in _CONSTANTS)
-            self._constant.append([float(composite_loss(a, truth, known, self._loss)[0]) for a in answers])
+        given = (found, *(torch.full_like(found, value) for value in answers))
+        loss, *constant = (float(composite_loss(answer, truth, known, self._loss)[0]) for answer in given)
         post = self._post
         mask = clean_mask(
             probabilities[1] > post.threshold, min_component=post.min_component, max_hole=post.max_hole
         )
-        self._scores.append(
-            surface_scores(mask, label == 1, tolerance=post.tolerance, ignore=label == IGNORE, prefix="val")
-        )
+        values = surface_scores(mask, label == 1, tolerance=post.tolerance, ignore=label == IGNORE, prefix="val")
+        return [loss, *(values[f"val/{name}"] for name in SCORES), *constant]
 
-    def scores(self) -> dict[str, float | None]:
-        """Means over the images; a score that one image lacks is None."""
-        if self.constants is None:
-            self.constants = [math.fsum(column) / len(column) for column in zip(*self._constant, strict=True)]
-        values: dict[str, float | None] = {
-            "val/loss": math.fsum(self._losses) / len(self._losses), "val/loss_constant": min(self.constants),
-        }  # fmt: skip
-        for name in SCORES:
-            found = [value for scores in self._scores if (value := scores[f"val/{name}"]) is not None]
-            values[f"val/{name}"] = math.fsum(found) / len(found) if len(found) == len(self._scores) else None
-        return values
+    def scores(self, seen: Sequence[Sequence[float | None]]) -> dict[str, float | None]:
+        """Means over the images with labels; a score that one of them lacks is None."""
+        rows = [row for row in seen if row[0] is not None]
+        loss, *found = [_mean(column) for column in zip(*rows, strict=True)] or [None] * (1 + len(SCORES))
+        if self.constants is None and rows:
+            self.constants = [value for value in found[len(SCORES) :] if value is not None]
+        floor = min(self.constants) if self.constants else None
+        named = {f"val/{name}": value for name, value in zip(SCORES, found, strict=False)}
+        return {"val/loss": loss, "val/loss_constant": floor, **named}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one of them is; the sum is exact, so that their order does not matter."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if len(known) == len(values) else None
