@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.support.folders import image_of
 from trainable.data.images import read_header, read_image, read_pixels
-from trainable.data.masks import read_raw
+from trainable.data.raw_masks import read_raw
 from trainable.errors import DataError
 
 RGB = image_of(0)

@@ -17,14 +17,13 @@ from tests.unit.test_data_images import png_of
 from trainable.data.classes import ClassTable, voc_classes, voc_palette
 from trainable.data.masks import (
     Census,
-    RawMask,
     census_fault,
     class_ids,
     decide_readings,
     pixels_per_class,
-    read_raw,
     take_census,
 )
+from trainable.data.raw_masks import RawMask, read_raw
 from trainable.errors import DataError
 
 CLASSES = ClassTable(NAMES, COLORS, ((9, 9, 9),))

@@ -19,8 +19,8 @@ from trainable.data.files import UInt8
 from trainable.data.hashes import cache_folder
 from trainable.data.images import read_pixels
 from trainable.data.items import Item, Manifest, labels_hash, read_mask
-from trainable.data.masks import read_raw
 from trainable.data.pack import Content, Pack, PackFiles, Progress
+from trainable.data.raw_masks import read_raw
 from trainable.errors import DataError, Fault
 
 _RESERVE_BYTES = 256 << 20

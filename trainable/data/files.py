@@ -17,9 +17,10 @@ UInt8 = npt.NDArray[np.uint8]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".npy")
 PIXEL_LIMIT = 89_478_485
+"""Pillow's own default; a larger picture has to be cut into patches anyway."""
+
 VOLUME_LIMIT = 1 << 30
 """Pixels of all pages of a volume together: 1024 x 1024 x 1024."""
-"""Pillow's own default; a larger picture has to be cut into patches anyway."""
 
 RESCALE = "save all files as 8-bit by one rule for the whole set, for example the same black and white point"
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from trainable.data.classes import IGNORE, ClassTable, Color
 from trainable.data.files import Header, UInt8
-from trainable.data.masks import Family, Reading, class_ids, read_raw
+from trainable.data.masks import Reading, class_ids
 from trainable.data.points import Points, discs, read_points, stem_of
+from trainable.data.raw_masks import Family, read_raw
 from trainable.data.splits import Split
 from trainable.errors import DataError, Fault
 

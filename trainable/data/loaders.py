@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from trainable.data.random import stream_rng
@@ -34,9 +36,15 @@ def order(seed: int, stream: str, count: int, first: int, number: int) -> list[i
     picked: list[int] = []
     while len(picked) < number:
         epoch, offset = divmod(first + len(picked), count)
-        permutation = stream_rng(seed, f"order/{stream}", epoch).permutation(count)
+        permutation = _pass(seed, stream, count, epoch)
         picked += permutation[offset : offset + number - len(picked)].tolist()
     return picked
+
+
+@lru_cache(maxsize=8)
+def _pass(seed: int, stream: str, count: int, epoch: int) -> npt.NDArray[np.int64]:
+    """One pass's permutation; kept, because a large pool is shuffled slower than a batch is cut."""
+    return stream_rng(seed, f"order/{stream}", epoch).permutation(count)
 
 
 @dataclass

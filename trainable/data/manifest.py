@@ -25,12 +25,12 @@ from trainable.data.masks import (
     decide_readings,
     mixed_fault,
     pixels_per_class,
-    read_raw,
     take_census,
 )
 from trainable.data.names import capped, some
 from trainable.data.photos import photos_of
 from trainable.data.points import discs, outside
+from trainable.data.raw_masks import read_raw
 from trainable.data.splits import Assignment, Split, assign
 from trainable.data.volumes import check_volumes
 from trainable.errors import DataError, Fault
@@ -46,7 +46,7 @@ class Scan:
         manifest: of the items that are sound, or None if nothing could be found.
         faults: what must be mended.
         warnings: what should be known.
-        dropped: how many images of each split are not in the manifest because of a fault.
+        dropped: how many images of each split are not in the manifest because of a fault, their list's or their own.
     """
 
     manifest: Manifest | None
@@ -100,7 +100,19 @@ def scan(cfg: DataConfig, base: Path) -> Scan:
     memo.save()
     dropped = Counter(assignment.split.values())
     dropped.subtract(item.split for item in manifest.items)
+    dropped += _lost_from_lists(layout, assignment)
     return Scan(manifest, faults, warnings, dropped)
+
+
+def _lost_from_lists(layout: Layout, assignment: Assignment) -> Counter[Split]:
+    """How many ids of each list are in no split because of a fault; a list that cannot be read lost one at least."""
+    return Counter(
+        {
+            split: max(1, len(given[1])) - sum(assignment.split.get(name) == split for name in given[1])
+            for split, given in layout.lists.items()
+            if given is not None
+        }
+    )
 
 
 def _assemble(

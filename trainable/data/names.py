@@ -87,6 +87,7 @@ def read_list(path: Path, faults: list[Fault]) -> dict[str, int]:
         faults += error.faults
         return {}
     found: dict[str, int] = {}
+    before = len(faults)
     for number, line in enumerate(text.split("\n"), 1):
         written = line.strip(" \t\r")
         if not written:
@@ -105,6 +106,6 @@ def read_list(path: Path, faults: list[Fault]) -> dict[str, int]:
             )  # fmt: skip
         else:
             found[name] = number
-    if not found and not faults:
+    if not found and len(faults) == before:
         faults.append(Fault(str(path), "a list must name at least one id, but it is empty; fill it or leave it out"))
     return found
