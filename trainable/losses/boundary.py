@@ -13,7 +13,9 @@ from trainable.losses.reduction import weighted_mean
 _FAR = 1e6
 
 
-def boundary_weight(truth: Tensor, *, inner: float = 3.0, outer: float = 5.0) -> Tensor:
+def boundary_weight(
+    truth: Tensor, *, inner: float = 3.0, outer: float = 5.0, mask: Tensor | None = None
+) -> Tensor:
     """Weight of each voxel by its distance from the border: 1 near it, 0 far from it, linear between.
 
     With phi = distance to the nearest foreground voxel (outside) or background voxel (inside), Euclidean, in
@@ -25,10 +27,12 @@ def boundary_weight(truth: Tensor, *, inner: float = 3.0, outer: float = 5.0) ->
         truth: float[N, C, *S], 0 or 1; S has two or three axes.
         inner: the distance up to which the weight is 1, at least 0.
         outer: the distance from which it is 0, above `inner`.
+        mask: float or bool [N, 1 or C, *S], 0 where there is no label. Such voxels are neither foreground nor
+            background: where labels end there is no border, and distances lead across.
 
     Returns:
-        float32[N, C, *S]; all 0 for a channel that is foreground or background throughout, as it has no
-        border.
+        float32[N, C, *S], 0 where there is no label; all 0 for a channel that is foreground or background
+        throughout, as it has no border.
 
     Raises:
         ValueError: unless 0 <= inner < outer.
@@ -38,10 +42,11 @@ def boundary_weight(truth: Tensor, *, inner: float = 3.0, outer: float = 5.0) ->
     """
     if not 0.0 <= inner < outer:
         raise ValueError(f"boundary_weight: 0 <= inner < outer must hold, but got {inner=}, {outer=}")
-    inside = truth > 0.5
+    known = torch.ones_like(truth, dtype=torch.bool) if mask is None else (mask > 0).expand_as(truth)
+    inside, outside = (truth > 0.5) & known, (truth <= 0.5) & known
     reach = int(outer)
-    distance = torch.where(inside, _squared_distance(~inside, reach), _squared_distance(inside, reach)).sqrt()
-    return ((outer - distance) / (outer - inner)).clamp(0.0, 1.0)
+    distance = torch.where(inside, _squared_distance(outside, reach), _squared_distance(inside, reach)).sqrt()
+    return ((outer - distance) / (outer - inner)).clamp(0.0, 1.0) * known
 
 
 def boundary_loss(
@@ -54,7 +59,7 @@ def boundary_loss(
         truth: float[N, C, *S], 0 or 1.
         inner: see `boundary_weight`.
         outer: see `boundary_weight`.
-        mask: 0 where there is no label; such voxels take part neither in the sums nor as foreground.
+        mask: 0 where there is no label; such voxels take part neither in the sums nor in the border.
 
     Returns:
         float32[]; an image without a border adds 0.
@@ -70,7 +75,7 @@ def boundary_loss(
         (arXiv 1812.07032), an integral over the distance map, nor a loss on edge filters.
     """
     _, truth, labeled = masked(probability, truth, mask)
-    weight = boundary_weight(truth, inner=inner, outer=outer) * labeled
+    weight = boundary_weight(truth, inner=inner, outer=outer, mask=labeled) * labeled
     entropy = log_loss(probability, truth)
     return ((weight * entropy).flatten(1).sum(1) / (weight.flatten(1).sum(1) + 1e-5)).mean()
 
