@@ -163,6 +163,39 @@ def test_entropy_pct_drops_the_most_uncertain(seed: int, drop: float) -> None:
     assert target.weight.sum().item() == pytest.approx(valid.sum().item(), rel=1e-4)
 
 
+def test_entropy_pct_has_one_limit_and_one_weight_for_all_workers() -> None:
+    (one, valid), (two, rest) = batch(1), batch(2)
+    rest[:, :5] = False
+    entropies = [-(p * np.log(p)).sum(1) for p in (flat(one, valid), flat(two, rest))]
+    limit = np.mean([np.percentile(entropy, 80) for entropy in entropies])
+    kept_of_both = sum(int((entropy <= limit).sum()) for entropy in entropies)
+    sums = iter([torch.tensor([2 * limit, 2.0]), torch.tensor([float(valid.sum() + rest.sum()), float(kept_of_both)])])
+    target = MODES["entropy_pct"].select({}, one, valid, Numbers(drop_share=0.2), lambda own: next(sums).to(own))
+    assert target.stats["st/entropy_limit"].item() == pytest.approx(limit, rel=1e-5)
+    own = np.percentile(entropies[0], 80)
+    assert kept(target, valid).sum() == (entropies[0] <= limit).sum() != (entropies[0] <= own).sum()
+    assert target.weight.max().item() == pytest.approx((valid.sum() + rest.sum()).item() / kept_of_both, rel=1e-5)
+    sent: list[Tensor] = []
+
+    def alone_and_heard(statistics: Tensor) -> Tensor:
+        sent.append(statistics)
+        return statistics
+
+    MODES["entropy_pct"].select({}, one, valid, Numbers(drop_share=0.2), alone_and_heard)
+    assert sent[0].tolist() == pytest.approx([own, 1.0], rel=1e-5)
+    assert sent[1].tolist() == [float(valid.sum()), float((entropies[0] <= own).sum())]
+
+
+def test_freematch_forgets_what_was_above_its_cap() -> None:
+    state, numbers = MODES["freematch"].init(2, "cpu"), Numbers(momentum=0.5, threshold=0.6)
+    sure, unsure = (torch.tensor([[[p], [1 - p]]]) for p in (0.98, 0.55))
+    taus = []
+    for probabilities in (sure, sure, unsure):
+        MODES["freematch"].select(state, probabilities, None, numbers, alone)
+        taus.append(state["tau"].item())
+    assert taus == pytest.approx([0.6, 0.6, 0.575])
+
+
 @pytest.mark.parametrize("name", ["fixed", "per_class", "linear_ramp"])
 def test_given_thresholds_act_as_they_are(name: str) -> None:
     probabilities, valid = batch(3)

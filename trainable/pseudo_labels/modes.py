@@ -62,8 +62,8 @@ def _select_freematch(
     each contributes its own. `histogram`, the EMA of each class's share among the predictions, is what the fairness
     loss needs.
 
-    Source: FreeMatch (arXiv 2205.07246), over pixels. Differs in that the cap acts where tau is used, not on
-        the stored tau.
+    Source: FreeMatch (arXiv 2205.07246), over pixels. As in its code the stored tau is capped, too, by the
+        largest of the classes' caps.
     """
     value, label = confidence(probabilities)
     num_classes = probabilities.shape[1]
@@ -74,11 +74,12 @@ def _select_freematch(
     counts = count_classes(label, valid, num_classes).float()
     sums = total(torch.cat((weight.sum()[None], (value * weight).sum()[None], per_channel, counts)))
     mean = sums[1:] / sums[0].clamp_min(1.0)
+    cap = per_class(numbers.threshold, num_classes, value)
     level = _level(value, valid, mean[0], numbers.quantile, total)
     follow(state["tau"], level, numbers.momentum, sums[0] > 0)
+    state["tau"].copy_(torch.where(sums[0] > 0, torch.minimum(state["tau"], cap.max()), state["tau"]))
     follow(state["probability"], mean[1 : 1 + num_classes], numbers.momentum, sums[0] > 0)
     follow(state["histogram"], mean[1 + num_classes :], numbers.momentum, sums[0] > 0)
-    cap = per_class(numbers.threshold, num_classes, value)
     relative = state["probability"] / state["probability"].max().clamp_min(1e-12)
     return select_per_class(probabilities, torch.minimum(state["tau"], cap) * relative, valid)
 
@@ -87,9 +88,14 @@ def _level(value: Tensor, valid: Tensor, mean: Tensor, quantile: Number, total: 
     """The mean that is given, or where it is above 0 the quantile, as a mean over the workers that see a pixel."""
     if not isinstance(quantile, Tensor) and quantile == 0:
         return mean
-    own = torch.stack((_masked_quantile(value, valid, quantile), valid.any().float()))
-    sums = total(own)
-    return torch.where(sums.new_zeros(()) + quantile > 0, sums[0] / sums[1].clamp_min(1.0), mean)
+    found = _shared_quantile(value, valid, quantile, total)
+    return torch.where(found.new_zeros(()) + quantile > 0, found, mean)
+
+
+def _shared_quantile(value: Tensor, valid: Tensor, share: Number, total: SumOverWorkers) -> Tensor:
+    """The quantile, as a mean over the workers that see a pixel; 0 where none does."""
+    sums = total(torch.stack((_masked_quantile(value, valid, share), valid.any().float())))
+    return sums[0] / sums[1].clamp_min(1.0)
 
 
 def _init_flexmatch(num_classes: int, device: torch.device | str) -> State:
@@ -184,7 +190,8 @@ def _select_entropy_pct(
 ) -> Target:
     """Keep pixels of an entropy at most the batch's (1 - drop_share) quantile, with weight N / N_kept.
 
-    With the weight, a loss that is averaged over all N pixels equals the mean over the kept ones.
+    With the weight, a loss that is averaged over all N pixels equals the mean over the kept ones. Several workers
+    share one limit, the mean of their own quantiles, and N and N_kept are those of all of them.
 
     Source: U2PL (arXiv 2203.03884), which drops the pixel at the quantile too, and multiplies the mean over
         the kept pixels by the weight.
@@ -192,9 +199,10 @@ def _select_entropy_pct(
     _, label = confidence(probabilities)
     valid = torch.ones_like(label, dtype=torch.bool) if valid is None else valid
     entropy = pixel_entropy(probabilities.detach())
-    limit = _masked_quantile(entropy, valid, 1.0 - numbers.drop_share)
+    limit = _shared_quantile(entropy, valid, 1.0 - numbers.drop_share, total)
     selected = valid & (entropy <= limit)
-    weight = valid.sum() / selected.sum().clamp_min(1)
+    seen, kept = total(torch.stack((valid.sum(), selected.sum())).float())
+    weight = seen / kept.clamp_min(1.0)
     target = make_target(label, selected, valid, probabilities.shape[1], weight=weight.expand(label.shape))
     target.stats["st/entropy_limit"] = limit
     return target
