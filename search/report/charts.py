@@ -28,7 +28,8 @@ class Series:
     Attributes:
         name: as the legend has it. x, y: of equal length. how: drawn as.
         color: of all, or one for each value. group: series of one group stand once in the legend.
-        labels: of each value, for tables and for who points at it.
+        labels: of each value, for tables and for who points at it. dash: lines of one color are told apart by it; 0 is
+            a whole line.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Series:
     group: str = ""
     labels: Sequence[str] = ()
     width: float = 1.4
+    dash: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,14 @@ def _progress(state: RunState, objective: str) -> Chart | None:
     trials = [t for t in state.trials.values() if t.best_value is not None]
     if not trials:
         return None
-    best: list[float] = []
+    best: list[tuple[int, float]] = []
     for trial in trials:
         value = float(trial.best_value or 0.0)
-        better = trial.state != "DIVERGED" and (not best or state.better(value, best[-1]))
-        best.append(value if better or not best else best[-1])
-    parts = [Series("best so far", [t.number for t in trials], best, "steps", BEST, width=2.0)]
+        if trial.state != "DIVERGED" and (not best or state.better(value, best[-1][1])):
+            best.append((trial.number, value))
+        elif best:
+            best.append((trial.number, best[-1][1]))
+    parts = [Series("best so far", [n for n, _ in best], [v for _, v in best], "steps", BEST, width=2.0)]
     for name in dict.fromkeys(str(t.state) for t in trials):
         found = [t for t in trials if str(t.state) == name and not is_baseline(t.source)]
         parts.append(_dots(name, found, COLORS[name], "dots"))
@@ -119,26 +123,27 @@ def _dots(name: str, trials: Sequence[TrialRecord], color: str, how: How) -> Ser
 
 
 def _curves(state: RunState, objective: str) -> Chart | None:
-    best = state.best()
-    lines = []
-    for trial in sorted(state.trials.values(), key=lambda t: t is best):
+    best, lines = state.best(), []
+    dashes: dict[str, int] = {}
+    for trial in sorted(state.trials.values(), key=lambda t: (t is best, is_baseline(t.source))):
         rows = [(row.step, row.objective) for row in trial.evaluations if row.objective is not None]
         if rows:
             kind = _kind(trial, best)
-            name = name_of(trial, best) if kind == "best" else kind
+            dash = dashes.setdefault(trial.source, len(dashes) + 1) if kind == "baseline" else 0
+            name = kind if kind in COLORS else name_of(trial, best) if kind == "best" else f"baseline: {trial.source}"
             color = COLORS.get(kind, BEST if kind == "best" else DARK)
-            width = 2.4 if kind == "best" else 1.0 if kind in COLORS else 1.4
-            lines.append(_line(name, rows, color, width=width, trial=trial))
+            width = 2.4 if kind == "best" else 1.0 if kind in COLORS else 1.6
+            lines.append(_line(name, rows, color, width=width, trial=trial, dash=dash))
     panel = Panel(tuple(lines), "", "training steps", objective)
     return Chart("curves", "Learning curves", (panel,)) if lines else None
 
 
 def _line(
-    name: str, rows: Iterable[tuple[int, float]], color: str, *, trial: TrialRecord, width: float = 1.4, group: str = ""
+    name: str, rows: Iterable[tuple[int, float]], color: str, *, trial: TrialRecord, width: float = 1.4, dash: int = 0
 ) -> Series:  # fmt: skip
     steps, values = zip(*rows, strict=True)
     labels = [f"trial {trial.number} ({trial.source})"] * len(steps)
-    return Series(name, steps, values, "line", color, group or name, labels, width)
+    return Series(name, steps, values, "line", color, name, labels, width, dash)
 
 
 def _parameters(state: RunState, objective: str) -> Chart | None:

@@ -17,7 +17,18 @@ from plotly.subplots import make_subplots
 from search.report.charts import Chart, Panel, Series
 
 COLUMNS = 3
-_LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 40, "b": 50}}
+_TOP, _BOTTOM, _BELOW = 64, 50, 64
+"""Pixels above the axes, with room for buttons and titles, below them, and from them to the legend."""
+_LAYOUT = {
+    # A finger that scrolls the page must not zoom; the bar's own button still does.
+    "template": "plotly_white", "margin": {"l": 60, "r": 20, "t": _TOP, "b": _BOTTOM}, "dragmode": False,
+}  # fmt: skip
+_DASHES = (("solid", "-"), ("dash", "--"), ("dot", ":"), ("dashdot", "-."))
+_SYMBOLS = {
+    "PRUNED": ("triangle-down", "v"), "STOPPED": ("square", "s"), "DIVERGED": ("x", "X"), "FAILED": ("cross", "P"),
+    "RUNNING": ("triangle-up", "^"), "PAUSED": ("hexagon", "h"),
+}  # fmt: skip
+"""By name, how its dots look on the page and in the picture: color alone is not told apart by everybody."""
 _MODES = {"line": "lines+markers", "steps": "lines", "dots": "markers", "diamonds": "markers"}
 _DPI = 120
 _FEW_MARKS = 60
@@ -37,7 +48,10 @@ def interactive(chart: Chart) -> go.Figure:
         figure.update_yaxes(title_text=panel.y_title, automargin=True, **where)
         if _barred(panel):
             figure.update_yaxes(autorange="reversed", **where)
-    figure.update_layout(height=_height(chart), barmode="group", **_LAYOUT)
+    height = _height(chart)
+    legend = {"orientation": "h", "x": 0, "y": -_BELOW / (height - _TOP - _BOTTOM), "yanchor": "top"}
+    room = 24 * math.ceil(len(seen) / 4) if len(seen) > 1 else 0
+    figure.update_layout(height=height + room, barmode="group", showlegend=len(seen) > 1, legend=legend, **_LAYOUT)
     return figure
 
 
@@ -46,14 +60,19 @@ def _trace(series: Series, panel: Panel, seen: set[str]) -> Any:
     shared = {"name": series.name, "legendgroup": group, "showlegend": group not in seen}
     if series.how == "bars":
         return go.Bar(x=list(series.y), y=list(series.x), orientation="h", marker_color=series.color, **shared)
-    symbol = "diamond" if series.how == "diamonds" else "circle"
+    symbol = "diamond" if series.how == "diamonds" else _symbol(series)[0]
     size = {"line": 4, "diamonds": 11}.get(series.how, 7)
+    shape, dash = "hv" if series.how == "steps" else "linear", _DASHES[series.dash % len(_DASHES)][0]
     return go.Scatter(
         x=list(series.x), y=list(series.y), mode=_MODES[series.how], text=list(series.labels),
-        line={"width": series.width, "color": series.color, "shape": "hv" if series.how == "steps" else "linear"},
+        line={"width": series.width, "color": series.color, "shape": shape, "dash": dash},
         marker={"color": series.color, "symbol": symbol, "size": size},
         hovertemplate=f"%{{text}}<br>%{{x}}: %{{y:.4f}}<extra>{series.name}</extra>", **shared,
     )  # fmt: skip
+
+
+def _symbol(series: Series) -> tuple[str, str]:
+    return _SYMBOLS.get(series.name, ("circle", "o")) if series.how == "dots" else ("circle", "o")
 
 
 def picture(chart: Chart, run: str) -> bytes:
@@ -103,12 +122,13 @@ def _draw(axes: Axes, panel: Panel, *, alone: bool) -> None:
         elif series.how in ("dots", "diamonds"):
             axes.scatter(
                 list(series.x), list(series.y), c=series.color, label=label, s=60 if series.how == "diamonds" else 22,
-                marker="D" if series.how == "diamonds" else "o", zorder=3, alpha=0.9,
+                marker="D" if series.how == "diamonds" else _symbol(series)[1], zorder=3, alpha=0.9,
             )  # fmt: skip
         else:
             axes.plot(
                 list(series.x), list(series.y), color=series.color, label=label, linewidth=series.width,
                 drawstyle="steps-post" if series.how == "steps" else "default",
+                linestyle=_DASHES[series.dash % len(_DASHES)][1],
                 marker="." if series.how == "line" and len(series.x) <= _FEW_MARKS else None,
             )  # fmt: skip
     if bars:

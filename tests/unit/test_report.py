@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search.records import RunState
+from search.records import RunState, TrialState
 from search.report import page, write_report
 from search.report.charts import Chart, Series, charts
 from search.report.drawing import interactive, picture, table
@@ -160,3 +162,41 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
         picture(chart, "$x$")
     text = page(state, "run")
     assert "<script>alert(1)" not in text
+
+
+def test_the_page_fits_a_phone_says_what_charts_show_and_sends_nothing_anywhere(tmp_path: Path) -> None:
+    state = recorded(tmp_path / "run")
+    text = page(state, "run", beside="mine")
+    configs = [json.loads(found) for found in re.findall(r'\{"displaylogo"[^{}]*\}', text)]
+    assert len(configs) == len(charts(state, {}))
+    assert all("sendChartToCloud" in config["modeBarButtonsToRemove"] for config in configs)
+    assert "<meta name=viewport" in text and "<script src=" not in text
+    for chart in charts(state, {}):
+        assert f"<h2 id={chart.name}>" in text and f"aria-labelledby={chart.name}" in text
+        assert f"mine/{chart.name}.png, mine/{chart.name}.csv" in text
+    assert text.count("<th scope=row>") == 10 and text.count("<table") == text.count("</table>")
+
+
+def test_a_diverged_trial_is_never_the_best_so_far(tmp_path: Path) -> None:
+    state = recorded(tmp_path)
+    state.trials[0].state, state.trials[0].best_value = TrialState.DIVERGED, 0.9
+    [so_far] = series(named(state, "progress"), "best so far")
+    assert (list(so_far.x), list(so_far.y)) == ([1, 2, 3, 5], [0.25, 0.4, 0.5, 0.5])
+
+
+def test_curves_of_one_color_and_dots_of_one_form_are_told_apart_otherwise(tmp_path: Path) -> None:
+    state = recorded(tmp_path)
+    lines = [t for t in interactive(named(state, "curves")).data if t.name.startswith("baseline: ")]
+    assert len({t.line.dash for t in lines}) == len(lines) == 2
+    forms = {t.name: t.marker.symbol for t in interactive(named(state, "progress")).data}
+    assert forms["PRUNED"] != forms["COMPLETE"]
+
+
+def test_the_page_of_a_confirmation_says_what_its_seeds_say(tmp_path: Path) -> None:
+    state = recorded(tmp_path)
+    assert "Over the seeds" not in page(state, "run")
+    state.run["config"]["confirm"] = {"variants": [{"name": "sampled"}, {"name": "default"}]}
+    text = page(state, "run")
+    assert "<td>sampled</td><td class=number>3</td><td class=number>0.45</td>" in text
+    floor = "<td class=number>0.3</td><td>-</td><td class=number>0.15</td>"
+    assert f"<td>default</td><td class=number>1</td>{floor}" in text
