@@ -118,20 +118,10 @@ def _shared_memory() -> Check:
 def _storage(storage: str) -> Check:
     probe = f"{storage.rstrip('/')}/.thresher-doctor"
     try:
-        _probed(probe)
+        open_store(probe).preflight()
     except ThresherError as error:
         return Check("storage", "fail", str(error))
     return Check("storage", "ok", f"{storage} can keep a run")
-
-
-def _probed(probe: str) -> None:
-    existed = Path(probe).parent.exists()
-    store = open_store(probe)
-    store.preflight()
-    if store.path is not None:
-        shutil.rmtree(store.path, ignore_errors=True)
-        if not existed:
-            shutil.rmtree(store.path.parent, ignore_errors=True)
 
 
 def _ray() -> Check:

@@ -11,6 +11,9 @@ from trainable.errors import StoreError
 from trainable.faults import declare, fault_point
 
 _PUSH_EVERY_S = 1.0
+_WORTH_BYTES = 2**20
+"""Smaller files are sent again rather than asked for."""
+_OTHER = (0, 0, 0)
 
 declare("mirror.put", "mirror.delete", "mirror.pull")
 
@@ -63,13 +66,18 @@ class Mirror:
                 return []
             found = self._files()
             changed = [name for name, stamp in found.items() if self._seen.get(name) != stamp]
-            for name in sorted(changed, key=_turn):
+            renamed = {name: there for name in changed if (there := self._sent_as(found[name])) is not None}
+            # Before what they were is replaced there.
+            moved = [name for name, there in renamed.items() if self._copied(there, name, found[name])]
+            for name in sorted(set(changed).difference(moved), key=_turn):
                 fault_point("mirror.put")
+                path = self._directory / name
                 try:
-                    self._store.write_bytes(f"{self._prefix}/{name}", (self._directory / name).read_bytes())
+                    self._store.write_bytes(f"{self._prefix}/{name}", path.read_bytes())
+                    # One that was replaced meanwhile is sent again by the next round.
+                    self._seen[name] = found[name] if _stamp(path) == found[name] else _OTHER
                 except FileNotFoundError:
                     continue  # Replaced or deleted meanwhile: the next round sees it.
-                self._seen[name] = found[name]
             for name in [name for name in self._seen if name not in found]:
                 # A file that is being replaced is gone for a moment; a folder that is gone says nothing of the run.
                 if (self._directory / name).exists() or not self._directory.is_dir():
@@ -78,6 +86,21 @@ class Mirror:
                 self._store.delete(f"{self._prefix}/{name}")
                 del self._seen[name]
             return changed
+
+    def _sent_as(self, stamp: tuple[int, int, int]) -> str | None:
+        """The name under which the store has this very file, which has been renamed since."""
+        return next(
+            (name for name, known in self._seen.items() if known == stamp and stamp[1] >= _WORTH_BYTES), None
+        )
+
+    def _copied(self, there: str, name: str, stamp: tuple[int, int, int]) -> bool:
+        fault_point("mirror.put")
+        try:
+            self._store.copy(f"{self._prefix}/{there}", f"{self._prefix}/{name}")
+        except (FileNotFoundError, StoreError):
+            return False  # Then it is sent as any other.
+        self._seen[name] = stamp
+        return True
 
     def try_push(self) -> None:
         """Pushes; what cannot be sent now is sent by a later round, and training goes on meanwhile."""

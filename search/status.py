@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from typing import Any
 
@@ -10,9 +11,9 @@ from search.control import STOP_FILE
 from search.records import RunState, TrialRecord, TrialState
 from search.store import RunLog, Store, open_store
 from search.store.base import EVENTS, LEASE
-from search.store.identity import boot_id, host_name
+from search.store.identity import host_name
+from search.store.lease import Holder, liveness
 from trainable.errors import ConfigError, Fault, StoreError
-from trainable.processes import pid_alive
 
 ROWS = ("trial", "source", "state", "step", "best", "best_step", "rung", "attempts", "reason")
 
@@ -80,14 +81,14 @@ def trial_row(trial: TrialRecord) -> dict[str, Any]:
 def owner(store: Store) -> dict[str, Any] | None:
     """Who holds the run; None where nobody does, or only a process of this machine that is gone."""
     try:
-        found = json.loads(store.read_bytes(LEASE))
+        content = store.read_bytes(LEASE)
+        found = json.loads(content)
     except (FileNotFoundError, StoreError, ValueError):
         return None
     if not isinstance(found, dict) or found.get("released"):
         return None
     here = found.get("host") == host_name()
-    pid = found.get("pid")
-    gone = here and (found.get("boot_id") != boot_id() or not isinstance(pid, int) or not pid_alive(pid))
+    gone = here and liveness(Holder.from_bytes(content, time.time()), store.clock) == 0.0
     return None if gone else found
 
 

@@ -83,6 +83,15 @@ class Store(ABC):
             StoreError: the storage cannot be read.
         """
 
+    def copy(self, name: str, to: str) -> None:
+        """Copies a file to another name of the run, without bringing it here where the storage can do that by itself.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            StoreError: the storage cannot be written.
+        """
+        self.write_bytes(to, self.read_bytes(name))
+
     @abstractmethod
     def exists(self, name: str) -> bool:
         """Tells whether a file is there."""

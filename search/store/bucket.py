@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,8 +22,10 @@ from trainable.faults import declare, fault_point
 
 SCHEMES = ("s3", "gs", "az", "memory")
 TRIES = 6
-REQUEST_S = 20.0
-"""How long one request may take."""
+REQUEST_S, BIG_REQUEST_S = 20.0, 600.0
+"""How long one request may take, and one that carries or copies a checkpoint: over a slow line that takes minutes."""
+
+BIG_BYTES = 8 * 2**20
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 10.0
 _NO_RETRIES: Any = {"max_retries": 0}
@@ -80,12 +83,20 @@ class Bucket:
                 f"storage: {parts.scheme}://... must hold no credentials and no options, but has some; "
                 "put them into the environment (AWS_ACCESS_KEY_ID, ...)"
             )
-        self._store = _memory(self.uri) if parts.scheme == "memory" else self._connect()
+        self._in_memory = parts.scheme == "memory"
+        self._store = self._connect(REQUEST_S)
 
-    def _connect(self) -> Any:
+    @cached_property
+    def _unhurried(self) -> Any:
+        """The same place, for requests that may take long."""
+        return self._connect(BIG_REQUEST_S)
+
+    def _connect(self, request_s: float) -> Any:
+        if self._in_memory:
+            return _memory(self.uri)
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         client: Any = {
-            "timeout": timedelta(seconds=REQUEST_S),
+            "timeout": timedelta(seconds=request_s),
             "connect_timeout": timedelta(seconds=5),
         }
         if _is_loopback(endpoint):
@@ -105,6 +116,8 @@ class Bucket:
 
         def read() -> tuple[bytes, Mapping[str, str], float]:
             found = obstore.get(self._store, name)
+            if found.meta["size"] > BIG_BYTES:
+                found = obstore.get(self._unhurried, name)
             return bytes(found.bytes()), _tag(found.meta), found.meta["last_modified"].timestamp()
 
         return self._patiently(f"read {name}", read)
@@ -135,14 +148,24 @@ class Bucket:
             StoreError: the storage cannot be reached.
         """
         mode: Any = "create" if create else "overwrite" if over is None else dict(over)
+        place = self._unhurried if len(data) > BIG_BYTES else self._store
 
         def write() -> Mapping[str, str]:
             fault_point(f"{point}.put")
-            return _tag(obstore.put(self._store, name, data, mode=mode, use_multipart=False))
+            return _tag(obstore.put(place, name, data, mode=mode, use_multipart=False))
 
         tag = self._patiently(f"write {name}", write, missing_is_taken=over is not None)
         fault_point(f"{point}.written")
         return tag
+
+    def copy(self, name: str, to: str) -> None:
+        """Copies an object where it is, over whatever stands at the other name.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            StoreError: the storage cannot be reached, or does not copy.
+        """
+        self._patiently(f"copy {name}", lambda: obstore.copy(self._unhurried, name, to))
 
     def list(self, folder: str = "") -> Sequence[Found]:
         """Lists the objects below a folder, sorted by name."""

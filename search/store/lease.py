@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Protocol
 
 from search.events import utc
 from search.store.clock import Clock
-from search.store.identity import boot_id, host_name
+from search.store.identity import boot_id, booted_at, host_name
 from trainable.errors import LeaseHeldError, LeaseLostError
 from trainable.processes import pid_alive
 
@@ -126,6 +126,7 @@ class Lease:
     def __init__(self, file: LeaseFile, mine: Holder, tag: object, clock: Clock) -> None:
         self._file, self._mine, self._tag, self._clock = file, mine, tag, clock
         self._next_renewal = clock.monotonic() + RENEW_S
+        self._ours_until = clock.monotonic() + TTL_S, clock.wall() + TTL_S
         self._lost: str | None = None
         self._released = False
         self._lock = threading.RLock()
@@ -139,6 +140,12 @@ class Lease:
     def due(self) -> bool:
         """Whether it is time to renew."""
         return self._clock.monotonic() >= self._next_renewal
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it was not renewed for so long that another process may own the run: by either clock."""
+        until, wall = self._ours_until
+        return self._clock.monotonic() >= until or self._clock.wall() >= wall
 
     def check(self) -> None:
         """Makes sure that the run is still ours.
@@ -171,8 +178,10 @@ class Lease:
                 return
             now = self._clock.wall()
             self._next_renewal = self._clock.monotonic() + RENEW_S
+            begun = self._clock.monotonic()
             self._mine = replace(self._mine, renewed=now, expires=now + TTL_S)
             self._guard(self._file.renew)
+            self._ours_until = begun + TTL_S, now + TTL_S
 
     def release(self) -> None:
         """Gives the run back; the next owner need not wait."""
@@ -247,15 +256,19 @@ def held(where: str, holder: Holder, clock: Clock) -> LeaseHeldError:
 
 
 def liveness(holder: Holder, clock: Clock) -> float:
-    """How a lease stands: inf = held, 0 = free, else for how many seconds to watch it before it is free."""
+    """How a lease stands: inf = held, 0 = free, else for how many seconds to watch it before it is free.
+
+    A machine of our name that is not this one started at another time; its lease is renewed while this one runs.
+    """
     if holder.released:
         return 0.0
     left = holder.expires - clock.wall()
     if holder.host == host_name():
         if holder.boot_id and boot_id() and holder.boot_id != boot_id():
-            return 0.0
-        # A process that has our own number and is not us is gone: a container started again counts from the same.
-        gone = holder.token not in _held_here if holder.pid == os.getpid() else not pid_alive(holder.pid)
+            gone = holder.renewed < booted_at()
+        else:
+            # One that has our own number and is not us is gone: a container started again counts from the same.
+            gone = holder.token not in _held_here if holder.pid == os.getpid() else not pid_alive(holder.pid)
         if gone:
             return 0.0
     if left <= 0:

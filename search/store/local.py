@@ -15,7 +15,7 @@ from search.store.clock import Clock
 from search.store.lease import LeaseFile
 from search.store.lines import read_lines
 from search.store.local_lease import LocalLeaseFile
-from search.store.segments import first_seq, last_seq, limits, segments
+from search.store.segments import first_of, last_seq, limits, segments
 from trainable.errors import StoreError
 from trainable.faults import declare, fault_point
 from trainable.processes import pid_alive
@@ -103,16 +103,22 @@ class LocalStore(Store):
             raise explain(error, str(path)) from error
 
     def preflight(self) -> None:
-        """Writes, syncs and removes a small file."""
+        """Writes, syncs and removes a small file, and the folders that were made for it."""
         probe = f".probe-{random.getrandbits(32):08x}"
-        self.write_bytes(probe, b"thresher\n")
-        self.delete(probe)
+        made = [folder for folder in (self.path, *self.path.parents) if not os.path.exists(folder)]
+        try:
+            self.write_bytes(probe, b"thresher\n")
+            self.delete(probe)
+        finally:
+            with contextlib.suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
 
     # ---- reading the log ----
 
     def _scan(self, after: int) -> Iterator[Event]:
         files = segments(self._events)
-        ends = limits([first_seq(path) for _, path in files])
+        ends = limits([first_of(path) for _, path in files])
         expected, set_aside = after + 1, 0
         for index, ((_, path), limit) in enumerate(zip(files, ends, strict=True)):
             if limit <= expected:
@@ -195,7 +201,14 @@ class LocalStore(Store):
 
     def _is_removed(self) -> bool:
         """Whether the file that is written to has no name any more; a mount that went away is no removal."""
-        return self._handle is not None and os.fstat(self._handle).st_nlink == 0 and not self._events.exists()
+        try:
+            return (
+                self._handle is not None
+                and os.fstat(self._handle).st_nlink == 0
+                and not self._events.exists()
+            )
+        except OSError as error:
+            raise explain(error, str(self._events)) from error
 
     def _append_line(self, line: bytes) -> None:
         if self._handle is not None and self._size >= self._rotate_bytes:

@@ -63,6 +63,10 @@ class ObjectStore(Store):
         """See `Store.read_bytes`."""
         return self._bucket.get(str(relative(name)))[0]
 
+    def copy(self, name: str, to: str) -> None:
+        """See `Store.copy`."""
+        self._bucket.copy(str(relative(name)), str(relative(to)))
+
     def exists(self, name: str) -> bool:
         """See `Store.exists`."""
         return self._bucket.exists(str(relative(name)))
@@ -182,6 +186,10 @@ class ObjectStore(Store):
         Raises:
             LogMoved: events that this process did not know stand there; what waited behind them is dropped.
         """
+        assert self._lease is not None
+        if self._waiting and self._lease.overdue:
+            # Asleep for longer than a lease lasts: another owner's merge may have freed the name that comes next.
+            self._lease.renew()
         while self._waiting:
             data, name = b"".join(self._waiting), _name(self._waiting_from)
             try:

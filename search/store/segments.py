@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -21,13 +22,25 @@ def segments(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(number), folder / name) for number, name in numbers if number.isdecimal())
 
 
-def limits(firsts: list[int | None]) -> list[float]:
-    """For each file, the first event number of any later one: from there on its own do not count."""
-    found, limit = [], float("inf")
-    for first in reversed(firsts):
-        found.append(limit)
-        limit = limit if first is None else min(limit, first)
-    return found[::-1]
+def limits(firsts: list[tuple[int, int] | None]) -> list[float]:
+    """For each file, the first event number of any later one: from there on its own do not count.
+
+    A later file of an earlier owner limits nothing: it was begun by one who did not know that he had lost the run.
+
+    Args:
+        firsts: number and epoch of the first event of each file, in order; None for one that holds none.
+
+    >>> limits([(0, 1), (5, 2), (5, 1)])
+    [5, inf, inf]
+    """
+    known = [(index, *first) for index, first in enumerate(firsts) if first is not None]
+    return [
+        min(
+            (seq for at, seq, epoch in known if at > index and (first is None or epoch >= first[1])),
+            default=math.inf,
+        )
+        for index, first in enumerate(firsts)
+    ]
 
 
 def last_seq(path: Path) -> int | None:
@@ -58,8 +71,8 @@ def last_seq(path: Path) -> int | None:
     return next(decode([whole[-1]])).seq
 
 
-def first_seq(path: Path) -> int | None:
-    """Number of the first event in a file; None when it holds none that is whole."""
+def first_of(path: Path) -> tuple[int, int] | None:
+    """Number and epoch of the first event in a file; None when it holds none that is whole."""
     try:
         with path.open("rb") as file:
             line = file.readline().removesuffix(b"\n")
@@ -67,4 +80,5 @@ def first_seq(path: Path) -> int | None:
         raise StoreError(f"{path}: must be readable, but got {error.strerror or error}") from error
     if not line or not is_whole(line):
         return None
-    return next(decode([line])).seq
+    event = next(decode([line]))
+    return event.seq, event.epoch

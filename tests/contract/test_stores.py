@@ -56,6 +56,16 @@ class StoreContract:
         again.delete("a.bin")
         assert not store.exists("a.bin")
 
+    def test_a_copy(self, uri: str) -> None:
+        store = self.store(uri)
+        store.write_bytes("trials/1/last.pt", b"one")
+        store.write_bytes("trials/1/previous.pt", b"none")
+        store.copy("trials/1/last.pt", "trials/1/previous.pt")
+        store.write_bytes("trials/1/last.pt", b"two")
+        assert [store.read_bytes(f"trials/1/{name}.pt") for name in ("previous", "last")] == [b"one", b"two"]
+        with pytest.raises(FileNotFoundError):
+            store.copy("trials/1/gone.pt", "trials/1/last.pt")
+
     @pytest.mark.fault(
         47,
         how="file names with .., absolute, with backslash, drive and NUL",

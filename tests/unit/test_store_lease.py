@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from search.store import lease as leases
-from search.store.identity import boot_id, host_name
+from search.store.identity import boot_id, booted_at, host_name
 from search.store.lease import TTL_S, Conflict, Holder, Lease, acquire, liveness
 from search.store.local_lease import LocalLeaseFile
 from tests.support.clock import FakeClock
@@ -62,7 +63,10 @@ def test_how_a_lease_stands(clock: FakeClock, dead: int) -> None:
     assert liveness(_holder(clock, released=True), clock) == 0
     assert liveness(_holder(clock, pid=dead), clock) == 0
     assert liveness(_holder(clock, pid=dead, host="elsewhere"), clock) == INF
-    assert liveness(_holder(clock, boot_id="before"), clock) == 0
+    before = _holder(clock, boot_id="before", renewed=booted_at() - 1)
+    assert liveness(before, clock) == 0
+    assert liveness(replace(before, renewed=now), clock) == INF, "another machine of our name, that lives"
+    assert liveness(replace(before, renewed=now, expires=now - 1), clock) == leases.WATCH_S
     assert liveness(_holder(clock, boot_id="before", host="elsewhere"), clock) == INF
     assert liveness(_holder(clock, pid=os.getpid()), clock) == 0, (
         "our number, but not us: a container started again"
@@ -71,6 +75,11 @@ def test_how_a_lease_stands(clock: FakeClock, dead: int) -> None:
         stale = _holder(clock, host=host, expires=now - 1)
         assert liveness(stale, clock) == leases.WATCH_S
         assert liveness(replace(stale, expires=now + 7200), clock) == TTL_S, "written under another clock"
+
+
+def test_when_this_machine_was_started(tmp_path: Path) -> None:
+    assert 0 < booted_at() < time.time()
+    assert booted_at(tmp_path / "not there") == INF
 
 
 def test_what_a_lease_says(tmp_path: Path, clock: FakeClock) -> None:

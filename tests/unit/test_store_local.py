@@ -247,6 +247,26 @@ def test_lines_that_a_fenced_writer_adds_late_do_not_count(run: Path) -> None:
         stale.append("closed", exit_code=0)
 
 
+def test_a_file_that_a_fenced_writer_begins_late_takes_nothing_away(run: Path) -> None:
+    """It fell asleep between its look at the lease and its first line, which so comes after its successor's."""
+    RunLog.create(open_store(run), heartbeat=False, **opened()).close()
+    with RunLog.resume(open_store(run), heartbeat=False) as log:
+        log.append("asked", trial=0, source="default", params={}, config={})
+        late = Event(1, 1, "t", "asked", {"trial": 5, "source": "x", "params": {}, "config": {}})
+        (run / "events" / "000002.jsonl").write_bytes(encode(late))
+        assert fold(open_store(run).read()) == log.state
+    with RunLog.resume(open_store(run), heartbeat=False) as log:
+        log.append("asked", trial=1, source="default", params={}, config={})
+    assert list(fold(open_store(run).read()).trials) == [0, 1]
+
+
+def test_a_look_at_a_place_leaves_no_folders_there(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for place in ("there", "there/runs", "new/runs"):
+        LocalStore(tmp_path / place).preflight()
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
 def test_an_owner_whose_run_was_removed_stops_and_makes_nothing_anew(run: Path) -> None:
     log = RunLog.create(open_store(run), heartbeat=False, **opened())
     shutil.rmtree(run)
@@ -397,7 +417,7 @@ def test_a_lease_is_renewed_on_a_full_disk(run: Path) -> None:
 def test_preflight_says_what_is_wrong(run: Path, number: int, message: str) -> None:
     with armed("file.write", _fails(number)), pytest.raises(StoreError, match=message):
         open_store(run).preflight()
-    assert list(run.iterdir()) == []
+    assert not run.exists()
 
 
 @pytest.mark.parametrize("point", ["file.write", "file.fsync", "file.rename"])

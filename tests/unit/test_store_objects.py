@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
 from search.records import fold
 from search.store import LogMoved, ObjectStore, RunLog, open_store
+from search.store import bucket as buckets
 from search.store.bucket import Bucket
 from tests.support.clock import FakeClock
 from tests.support.runs import drive, essence, opened, unbroken
@@ -210,6 +216,24 @@ def test_a_stale_writer_after_a_merge(memory: str) -> None:
         assert fold(open_store(memory).read()) == log.state
 
 
+def test_a_writer_that_slept_asks_before_it_writes_to_a_name_that_a_merge_has_freed(memory: str) -> None:
+    """It would put more than its successor has: what goes beyond that would be taken for the log's end."""
+    clock, other = FakeClock(), FakeClock()
+    stale = RunLog.create(ObjectStore(memory, clock), heartbeat=False, **opened())
+    stale.append("asked", trial=0, **ASK)
+    stale.append("started", trial=0, attempt=1)
+    for step in range(1, 5):
+        stale.append("evaluated", trial=0, step=step, **ROW)
+    other.now = 1000.0
+    with RunLog.resume(ObjectStore(memory, other, merge_at=2), heartbeat=False) as log:
+        log.append("closed", exit_code=0)
+    assert _events(memory) == _names(0)
+    clock.now = 1000.0
+    with pytest.raises(LeaseLostError):
+        stale.append("closed", exit_code=1)
+    assert _events(memory) == _names(0) and fold(open_store(memory).read()) == log.state
+
+
 # ---- a network that fails ----
 
 
@@ -323,6 +347,55 @@ def test_a_lease_whose_renewal_was_made_but_not_answered(server: S3Server, s3: s
     store.tick()
     store.append("run_opened", opened())
     store.release()
+
+
+class _SlowLine(BaseHTTPRequestHandler):
+    """Keeps objects; half a second passes before all of one has come or gone."""
+
+    protocol_version = "HTTP/1.1"
+    objects: ClassVar[dict[str, bytes]] = {}
+
+    def do_PUT(self) -> None:
+        self.objects[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(0.5)
+        with contextlib.suppress(OSError):  # Who asked may be gone.
+            self.answer(b"", 0)
+
+    def do_GET(self) -> None:
+        data = self.objects[self.path]
+        self.answer(data[:1], len(data))
+        time.sleep(0.5)
+        self.wfile.write(data[1:])
+
+    def answer(self, data: bytes, length: int) -> None:
+        self.send_response(200)
+        for name, value in (("Content-Length", str(length)), ("ETag", '"1"'),
+                            ("Last-Modified", "Sat, 01 Jan 2000 00:00:00 GMT")):  # fmt: skip
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_checkpoint_may_take_its_time_and_nothing_else_may(monkeypatch: pytest.MonkeyPatch, s3: str) -> None:
+    http = ThreadingHTTPServer(("127.0.0.1", 0), _SlowLine)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{http.server_port}")
+    monkeypatch.setattr(buckets, "REQUEST_S", 0.2)
+    monkeypatch.setattr(buckets, "BIG_BYTES", 1000)
+    try:
+        bucket = Bucket(s3, FakeClock(), tries=1)
+        bucket.put("last.pt", bytes(2000))
+        assert bucket.get("last.pt")[0] == bytes(2000)
+        with pytest.raises(StoreError, match="after 1 tries"):
+            bucket.put("lease.json", bytes(10))
+    finally:
+        http.shutdown()
+        thread.join()
+        http.server_close()
 
 
 # ---- addresses, credentials ----

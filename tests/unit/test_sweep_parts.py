@@ -395,6 +395,31 @@ def test_a_mirror_brings_a_folder_back_and_forgets_what_was_deleted(tmp_path: Pa
     assert store.read_bytes("trials/3/checkpoints/last.pt") == b"two!", "a folder that is gone deletes nothing"
 
 
+def test_a_mirror_sends_a_checkpoint_once_though_it_is_renamed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, folder, sent = open_store("memory://renamed"), tmp_path / "checkpoints", list[str]()
+    write = store.write_bytes
+    monkeypatch.setattr(store, "write_bytes", lambda name, data: (sent.append(name), write(name, data)))
+    folder.mkdir()
+    last, previous = folder / "last.pt", folder / "previous.pt"
+    mirror = Mirror(store, "trials/3", tmp_path)
+    for letter in "abc":
+        if last.exists():
+            last.replace(previous)
+        last.write_bytes(letter.encode() * 2**20)
+        mirror.push()
+    there = [store.read_bytes(f"trials/3/checkpoints/{name}.pt")[:1] for name in ("previous", "last")]
+    assert there == [b"b", b"c"] and sent == ["trials/3/checkpoints/last.pt"] * 3
+    # What the store has lost is sent as any other.
+    last.replace(previous)
+    last.write_bytes(b"d" * 2**20)
+    store.delete("trials/3/checkpoints/last.pt")
+    mirror.push()
+    there = [store.read_bytes(f"trials/3/checkpoints/{name}.pt")[:1] for name in ("previous", "last")]
+    assert there == [b"c", b"d"] and len(sent) == 5
+
+
 def test_a_driver_that_does_not_answer_is_not_taken_for_one_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What could not be asked is asked again: a trial's last files are not dropped in silence."""
     flags, errors = MagicMock(), [GetTimeoutError("slow"), RayError("gone")]
