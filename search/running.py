@@ -183,9 +183,11 @@ def slots_of(config: SweepConfig, cluster: Cluster) -> Slots:
         cluster.nodes, gpus_per_trial=resources.gpus_per_trial, workers_per_trial=resources.workers_per_trial,
         cpus_per_worker=resources.cpus_per_worker, max_concurrent=config.search.max_concurrent,
     )  # fmt: skip
-    if config.search.budget is not None and config.search.trials >= MANY_TRIALS and not slots.trial_gpus:
+    search = config.search
+    endless = search.budget is not None and search.trials >= MANY_TRIALS and search.max_hours is None
+    if endless and not slots.trial_gpus:
         message = "a budget counts GPU hours, but trials have no GPU here, so the search would never end"
-        raise ConfigError([Fault("search.budget", f"{message}; set search.trials, or search.max_hours, instead")])
+        raise ConfigError([Fault("search.budget", f"{message}; set search.trials or search.max_hours, too")])
     return slots
 
 

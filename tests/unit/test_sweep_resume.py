@@ -269,7 +269,8 @@ def test_a_run_that_somebody_drives_is_not_put_aside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("search", "gpus", "ends"),
     [({"budget": {"gpu_hours": 8}, "trials": MANY_TRIALS}, 0, False), ({"budget": {"gpu_hours": 8}}, 0, True),
-     ({"budget": {"gpu_hours": 8}, "trials": MANY_TRIALS}, 1, True), ({"trials": MANY_TRIALS}, 0, True)],
+     ({"budget": {"gpu_hours": 8}, "trials": MANY_TRIALS}, 1, True), ({"trials": MANY_TRIALS}, 0, True),
+     ({"budget": {"gpu_hours": 8}, "trials": MANY_TRIALS, "max_hours": 1.0}, 0, True)],
 )  # fmt: skip
 def test_a_budget_of_gpu_hours_needs_a_gpu(tmp_path: Path, search: dict[str, Any], gpus: int, ends: bool) -> None:
     config, cluster = toy_config(tmp_path, search=search), SimpleNamespace(nodes=[{"CPU": 4.0, "GPU": gpus}])
