@@ -20,7 +20,7 @@ register(
         "threshold": {"mode": "shared"},
         "selection": SELECTION,
         "optimizer": OPTIMIZER,
-        "augment": free("zoom_min", "zoom_max", "jitter_p", "blur_p", "cutmix_p"),
+        "augment": free("zoom_min", "zoom_max", "jitter_p", "blur_p", "cutmix_p", "cutmix_boxes"),
         "patience": {},
     },
 )

@@ -66,6 +66,7 @@ UNDER: dict[str, dict[str, Any]] = {
     "loss.tversky_alpha": {"loss.region": "tversky"},
     "loss.tversky_beta": {"loss.region": "tversky"},
     "augment.jitter": {"augment.jitter_p": 1.0},
+    "augment.cutmix_boxes": {"augment.cutmix_p": 1.0},
     "augment.contrast": {"augment.contrast_p": 1.0},
     "augment.brightness": {"augment.contrast_p": 1.0},
     "augment.noise_min": {"augment.noise_p": 1.0},

@@ -21,6 +21,7 @@ from trainable.data.tone import (
     standardized,
     stretched,
     toned,
+    toned_by_level,
 )
 
 SEEDS = st.integers(0, 2**31)
@@ -133,3 +134,44 @@ def test_volumes_are_toned_too() -> None:
     torch.manual_seed(0)
     changed = toned(image, Tone(contrast_p=1.0, blur_p=1.0, noise_p=1.0))
     assert changed.shape == image.shape and bool(changed.isfinite().all()) and not torch.equal(changed, image)
+
+
+LOUD = Tone(contrast_p=1.0, blur_p=1.0, noise_p=1.0, ice_p=1.0)
+
+
+def level(image: torch.Tensor) -> torch.Tensor:
+    """float32[B, 2]."""
+    return torch.stack((image.flatten(1).mean(1), image.flatten(1).std(1, correction=0)), 1)
+
+
+@settings(max_examples=10, deadline=None)
+@given(SEEDS)
+def test_a_crop_that_is_the_whole_image_is_toned_and_then_standardized(seed: int) -> None:
+    image, valid = gray(3, seed=seed), torch.ones(3, 24, 24, dtype=torch.bool)
+    torch.manual_seed(seed)
+    found = toned_by_level(image, valid, LOUD, level(image))
+    torch.manual_seed(seed)
+    torch.testing.assert_close(found, standardized(toned(image, LOUD), valid), rtol=1e-3, atol=1e-3)
+
+
+@settings(max_examples=10, deadline=None)
+@given(SEEDS)
+def test_a_crop_is_scaled_as_that_part_of_its_image_whatever_the_contrast(seed: int) -> None:
+    image = 0.4 * gray(2, seed=seed) + 0.3
+    image[..., 12:] += 0.15
+    crop, valid = image[..., 12:], torch.ones(2, 24, 12, dtype=torch.bool)
+    whole = standardized(image, torch.ones(2, 24, 24, dtype=torch.bool))
+    torch.manual_seed(seed)
+    found = toned_by_level(crop, valid, Tone(contrast_p=1.0, contrast=0.1, brightness=0.05), level(image))
+    torch.testing.assert_close(found, whole[..., 12:], rtol=1e-3, atol=1e-3)
+    noisy = toned_by_level(crop, valid, Tone(noise_p=1.0, noise_min=0.02, noise_max=0.02), level(image))
+    shrunk = level(image)[:, 1] / (level(image)[:, 1] ** 2 + 0.02**2).sqrt()
+    torch.testing.assert_close(noisy.mean((1, 2, 3)), whole[..., 12:].mean((1, 2, 3)) * shrunk, rtol=0.1, atol=0.05)
+
+
+def test_padding_and_a_flat_crop_stay_finite() -> None:
+    flat, valid = torch.full((1, 3, 8, 8), 0.5), torch.ones(1, 8, 8, dtype=torch.bool)
+    valid[..., :2] = False
+    with no_host_sync():
+        found = toned_by_level(flat, valid, LOUD, torch.tensor([[0.4, 0.1]]))
+    assert bool(found.isfinite().all()) and not found[..., :2].any() and found.abs().max() < 10

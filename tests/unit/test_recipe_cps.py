@@ -50,6 +50,13 @@ def test_each_network_learns_the_labels_of_the_other() -> None:
             assert before.grad is not None and torch.allclose(after, before - 0.1 * before.grad, atol=1e-5)
 
 
+def test_three_boxes_are_pasted_as_in_the_original() -> None:
+    (unlabeled,) = [s for s in made(CPS).phases()[0].streams if s.name == "unlabeled"]
+    assert unlabeled.strong is not None
+    assert (unlabeled.strong.cutmix_p, unlabeled.strong.cutmix_boxes) == (1.0, 3)
+    assert {preset.values["augment.cutmix_boxes"] for preset in CPS.presets.values()} == {3}
+
+
 def test_the_mean_of_both_is_evaluated_where_asked_for() -> None:
     first, mean = made(CPS), made(CPS, evaluate="mean")
     assert built(first).keys() == {"net", "second"} and first.evaluated == "net"

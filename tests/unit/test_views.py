@@ -13,7 +13,7 @@ from trainable.data.augment import blur, box_mask, make_views, mix, normalize, r
 from trainable.data.loaders import StreamSampler, order
 from trainable.data.prefetch import Prefetcher
 from trainable.data.streams import Geometry, MultiScale, Photometric, Stream
-from trainable.data.strong import blur_kernel, color_matrix, cutmix_box
+from trainable.data.strong import blur_kernel, color_matrix, cutmix_box, cutmix_boxes
 
 PLAIN = Geometry(1.0, 1.0, flip=False)
 
@@ -158,6 +158,44 @@ def test_a_cutmix_box_lies_inside_and_covers_its_share(seed: int, ndim: int) -> 
     low, high = box[:ndim], box[ndim:]
     assert (low >= 0).all() and (high <= 1 + 1e-6).all() and (high > low).all()
     assert np.prod(high - low) <= 0.4 + 1e-5
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**31), ndim=st.sampled_from([2, 3]), number=st.integers(2, 4))
+def test_several_cutmix_boxes_lie_inside_and_share_their_area(seed: int, ndim: int, number: int) -> None:
+    boxes = cutmix_boxes(np.random.default_rng(seed), 1.0, number, ndim).reshape(number, 2, ndim)
+    low, high = boxes[:, 0], boxes[:, 1]
+    assert (low >= 0).all() and (high <= 1 + 1e-6).all() and (high > low).all()
+    areas = (high - low).prod(1) * number
+    assert (areas >= 0.25 - 1e-5).all() and (areas <= 0.5 + 1e-5).all()
+    one, alone = (cut(np.random.default_rng(seed)) for cut in (
+        lambda rng: cutmix_boxes(rng, 1.0, 1, ndim), lambda rng: cutmix_box(rng, 1.0, ndim)
+    ))  # fmt: skip
+    assert np.array_equal(one, alone)
+
+
+def test_boxes_come_all_or_none_at_their_chance_and_in_other_shapes() -> None:
+    drawn = [cutmix_boxes(np.random.default_rng(seed), 0.3, 3, 2).reshape(3, 2, 2) for seed in range(400)]
+    met = [boxes for boxes in drawn if boxes.any()]
+    assert 0.2 < len(met) / len(drawn) < 0.4 and all((b[:, 1] > b[:, 0]).all() for b in met)
+    sides = np.concatenate([boxes[:, 1] - boxes[:, 0] for boxes in met])
+    assert np.std(np.log(sides[:, 0] / sides[:, 1])) > 0.3
+
+
+def test_where_two_boxes_overlap_neither_pastes() -> None:
+    corners = torch.tensor([[0.0, 0.0, 0.5, 0.5, 0.25, 0.25, 0.75, 0.75], [0.0] * 8])
+    covered = box_mask(corners, torch.Size([4, 4]))
+    expected = [[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    assert covered[0].int().tolist() == expected and not covered[1].any()
+
+
+def test_a_stream_pastes_as_many_boxes_as_it_is_told() -> None:
+    stream = Stream("s", "unlabeled", 2, 32, PLAIN, Photometric(0, 0, 0, 0, 1.0, 3), 1, labels="none")
+    made = sampler(stream, [(32, 32)] * 2)
+    batch = made.batch(0)
+    assert batch.box.shape == (1, 2, 12)
+    views = make_views(batch)
+    assert torch.equal(views.strong[0], mix(views.image, views.boxes[0])) and bool(views.boxes[0].any())
 
 
 def test_mix_pastes_the_next_image_and_its_label_alike() -> None:

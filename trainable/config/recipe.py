@@ -109,6 +109,10 @@ class AugmentConfig(ViewConfig):
         0.5, legal=(0.0, 1.0), search=(0.0, 1.0), acts_from="self_training",
         help="Chance that a box of another unlabeled image is pasted into the strong view.",
     )  # fmt: skip
+    cutmix_boxes: int = knob(
+        1, legal=(1, 16), search=(1, 4), acts_from="self_training", unit="boxes",
+        help="Boxes that are pasted: one of 2 to 40 % of the image, or several of 25 to 50 % together.",
+    )  # fmt: skip
 
 _YARDSTICK = "it is the yardstick that makes the trials of a search comparable"
 

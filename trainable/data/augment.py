@@ -26,6 +26,7 @@ class Views:
         strong: strong views of `image`, float32[B, 3, *S] each, after CutMix.
         boxes: bool[B, *S] per strong view: where the next image of the batch was pasted.
         index: int64[B], positions in the data.
+        level: float32[B, 2], mean and deviation of the whole images as stored, 1 being white; None where not asked for.
     """
 
     image: Tensor
@@ -34,6 +35,7 @@ class Views:
     strong: tuple[Tensor, ...]
     boxes: tuple[Tensor, ...]
     index: Tensor
+    level: Tensor | None = None
 
 
 def to_device(batch: HostBatch, device: torch.device) -> HostBatch:
@@ -102,21 +104,26 @@ def blur(image: Tensor, kernel: Tensor) -> Tensor:
 
 
 def box_mask(box: Tensor, shape: torch.Size) -> Tensor:
-    """Where each image's box lies.
+    """Where each image's boxes lie; where two of them overlap, neither does.
 
     Args:
-        box: float[B, 2 n], corners in shares of the side. shape: spatial shape [n].
+        box: float[B, K 2 n], corners of K boxes in shares of the side. shape: spatial shape [n].
 
     Returns:
         bool[B, *S].
     """
     ndim = len(shape)
-    inside = torch.ones((box.shape[0], *shape), dtype=torch.bool, device=box.device)
-    for axis, size in enumerate(shape):
-        center = (torch.arange(size, device=box.device) + 0.5) / size
-        within = (center >= box[:, axis, None]) & (center < box[:, ndim + axis, None])
-        inside = inside & within.view(-1, *(1 if a != axis else size for a in range(ndim)))
-    return inside
+    corners = box.view(len(box), -1, 2, ndim)
+    covered = torch.zeros((len(box), *shape), dtype=torch.bool, device=box.device)
+    for number in range(corners.shape[1]):
+        inside = torch.ones_like(covered)
+        for axis, size in enumerate(shape):
+            center = (torch.arange(size, device=box.device) + 0.5) / size
+            low, high = corners[:, number, :, axis, None].unbind(1)
+            within = (center >= low) & (center < high)
+            inside = inside & within.view(-1, *(1 if a != axis else size for a in range(ndim)))
+        covered = covered ^ inside
+    return covered
 
 
 def mix(value: Tensor, box: Tensor) -> Tensor:
@@ -138,4 +145,4 @@ def make_views(batch: HostBatch) -> Views:
         changed = normalize(blur(recolor(image, color), kernel)) * masked
         boxes.append(box_mask(box, image.shape[2:]))
         strong.append(mix(changed, boxes[-1]))
-    return Views(normalize(image) * masked, label, valid, tuple(strong), tuple(boxes), batch.index)
+    return Views(normalize(image) * masked, label, valid, tuple(strong), tuple(boxes), batch.index, batch.level)

@@ -17,7 +17,7 @@ import torch
 
 from trainable.data.random import stream_rng
 from trainable.data.streams import BLUR_TAPS, F32, PADDING, U8, HostBatch, Source, Stream
-from trainable.data.strong import blur_kernel, color_matrix, cutmix_box
+from trainable.data.strong import blur_kernel, color_matrix, cutmix_boxes
 
 
 def order(seed: int, stream: str, count: int, first: int, number: int) -> list[int]:
@@ -47,6 +47,19 @@ def _pass(seed: int, stream: str, count: int, epoch: int) -> npt.NDArray[np.int6
     return stream_rng(seed, f"order/{stream}", epoch).permutation(count)
 
 
+def level_of(image: U8) -> tuple[float, float]:
+    """Mean and deviation of an image over all its channels, 1 being white.
+
+    >>> level_of(np.array([[[0, 0, 255], [255, 255, 0]]], np.uint8))
+    (0.5, 0.5)
+    """
+    parts = np.array_split(image.reshape(-1), -(-image.size >> 20))
+    counts = np.sum([np.bincount(part, minlength=256) for part in parts], axis=0)
+    grades = np.arange(256) / 255
+    mean = float(counts @ grades / image.size)
+    return mean, math.sqrt(float(counts @ (grades - mean) ** 2 / image.size))
+
+
 @dataclass
 class StreamSampler:
     """Cuts one stream's batches.
@@ -69,6 +82,7 @@ class StreamSampler:
     rank: int = 0
     world_size: int = 1
     targets: Mapping[int, U8] = field(default_factory=dict)
+    _levels: dict[int, tuple[float, float]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.stream.batch_size % self.world_size:
@@ -101,6 +115,7 @@ class StreamSampler:
             window=torch.from_numpy(window), plane=torch.from_numpy(plane), theta=torch.from_numpy(theta),
             side=self._side(step), color=torch.from_numpy(color[:, mine]), blur=torch.from_numpy(blur[:, mine]),
             box=torch.from_numpy(box[:, mine]), index=torch.tensor([p.index for p in local]),
+            level=torch.tensor([self._level(p.index) for p in local]) if stream.levels else None,
         )  # fmt: skip
 
     def _side(self, step: int) -> tuple[int, ...]:
@@ -169,6 +184,12 @@ class StreamSampler:
         plane[tuple(target)] = self._labels(place.index)[tuple(source)] if self.stream.labels != "none" else 0
         return self._theta(place, starts)
 
+    def _level(self, index: int) -> tuple[float, float]:
+        """Mean and deviation of an image, looked for once."""
+        if index not in self._levels:
+            self._levels[index] = level_of(self.source.image(index))
+        return self._levels[index]
+
     def _labels(self, index: int) -> U8:
         return self.targets[index] if self.stream.labels == "targets" else self.source.mask(index)
 
@@ -189,14 +210,15 @@ class StreamSampler:
         ndim = len(self.window)
         color = np.zeros((views, stream.batch_size, 3, 4), np.float32)
         blur = np.zeros((views, stream.batch_size, BLUR_TAPS), np.float32)
-        box = np.zeros((views, stream.batch_size, 2 * ndim), np.float32)
+        number = stream.strong.cutmix_boxes if stream.strong else 1
+        box = np.zeros((views, stream.batch_size, number * 2 * ndim), np.float32)
         rng = stream_rng(self.seed, f"strong/{stream.name}", step)
         for view in range(views):
             for item in range(stream.batch_size):
                 assert stream.strong is not None
                 color[view, item] = color_matrix(rng, stream.strong)
                 blur[view, item] = blur_kernel(rng, stream.strong.blur_p)
-                box[view, item] = cutmix_box(rng, stream.strong.cutmix_p, ndim)
+                box[view, item] = cutmix_boxes(rng, stream.strong.cutmix_p, number, ndim)
         return color, blur, box
 
 

@@ -50,7 +50,7 @@ class Photometric:
     Attributes:
         jitter_p: chance of jitter. jitter: half-range of brightness, contrast, saturation; hue half of it.
         gray_p: chance of gray. blur_p: chance of a Gaussian blur with sigma in [0.1, 2] pixels.
-        cutmix_p: chance that a box of the next image of the batch is pasted in.
+        cutmix_p: chance that boxes of the next image of the batch are pasted in. cutmix_boxes: how many.
     """
 
     jitter_p: float = 0.8
@@ -58,6 +58,7 @@ class Photometric:
     gray_p: float = 0.2
     blur_p: float = 0.5
     cutmix_p: float = 0.5
+    cutmix_boxes: int = 1
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Stream:
         balance: how crops are chosen by their labels, or None: the first is taken.
         depth_multiple: views of volumes that are all thinner than the crop are only as deep as the deepest one,
             rounded up to a multiple of this; 0 = they are cubes.
+        levels: whether every image's own mean and deviation come with its crop.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Stream:
     multiscale: MultiScale | None = None
     balance: Balance | None = None
     depth_multiple: int = 0
+    levels: bool = False
 
 
 @dataclass
@@ -116,8 +119,9 @@ class HostBatch:
     Attributes:
         window: uint8[B, *W, 3]. plane: uint8[B, *W], label, 255 ignored, 254 outside the image; without labels 0.
         theta: float32[B, n, n + 1], output to window coordinates. side: spatial shape [n] of the views.
-        color: float32[V, B, 3, 4]. blur: float32[V, B, K]. box: float32[V, B, 2 n] as shares of the side.
+        color: float32[V, B, 3, 4]. blur: float32[V, B, K]. box: float32[V, B, K 2 n], K boxes, as shares of the side.
         index: int64[B], positions in the data.
+        level: float32[B, 2], mean and deviation of the whole images as stored, of all channels, 1 being white; or None.
     """
 
     window: Tensor
@@ -128,3 +132,4 @@ class HostBatch:
     blur: Tensor
     box: Tensor
     index: Tensor
+    level: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Random numbers of the strong views, drawn on the host: one color map, one blur and one box per image."""
+"""Random numbers of the strong views, drawn on the host: one color map, one blur and a few boxes per image."""
 
 from __future__ import annotations
 
@@ -82,3 +82,32 @@ def cutmix_box(rng: np.random.Generator, chance: float, ndim: int) -> F32:
         sides = np.minimum(1.0, np.array([math.sqrt(share * ratio), math.sqrt(share / ratio)]))
     low = draws[3:] * (1 - sides)
     return np.concatenate([low, low + sides]).astype(np.float32)
+
+
+def cutmix_boxes(rng: np.random.Generator, chance: float, number: int, ndim: int) -> F32:
+    """Several boxes, all of them or none; one alone is that of `cutmix_box`.
+
+    Of n boxes each has an area of a / n of the image with a in [0.25, 0.5], and in 2D a height of a^u / sqrt(n) of its
+    side with u in [0, 1]; in 3D they are cubes. All lie inside.
+
+    Returns:
+        float32[number 2 ndim]: lower then upper corner of one box after the other, in shares of the side.
+
+    >>> import numpy as np
+    >>> cutmix_boxes(np.random.default_rng(0), 0.0, 2, 2).tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+    Source: the masks of Cross Pseudo Supervision (arXiv 2106.01226), after French et al. (arXiv 1906.01916).
+    """
+    if number == 1:
+        return cutmix_box(rng, chance, ndim)
+    met, draws = rng.random() < chance, rng.random((number, 2 + ndim))
+    if not met:
+        return np.zeros(number * 2 * ndim, np.float32)
+    share = 0.25 + 0.25 * draws[:, :1]
+    sides = np.repeat((share / number) ** (1 / ndim), ndim, 1)
+    if ndim == 2:
+        height = share ** draws[:, 1:2]
+        sides = np.concatenate([height, share / height], 1) / math.sqrt(number)
+    low = draws[:, 2:] * (1 - sides)
+    return np.concatenate([low, low + sides], 1).astype(np.float32).ravel()

@@ -5,7 +5,7 @@ Images are float[B, 3, *S]. Random numbers come from torch's generator, which th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from trainable.data.warp import between, happens
 
 DISCS = 3
 SAMPLE = 1 << 16
+GRADE = 1 / 255
 
 
 @dataclass(frozen=True)
@@ -129,13 +130,45 @@ def standardized(image: Tensor, valid: Tensor) -> Tensor:
     >>> standardized(image, torch.tensor([[True, True, False]]))[0, 0].tolist()
     [-1.0, 1.0, 0.0]
     """
+    mean, deviation = _measured(image, valid)
+    return (image - mean) * valid.unsqueeze(1) / deviation.clamp_min(1e-6)
+
+
+def _measured(image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each image over all channels and valid pixels, float[B, 1, ...] each."""
     weight = valid.unsqueeze(1).float().expand_as(image)
     over = tuple(range(1, image.ndim))
     number = weight.sum(over, keepdim=True).clamp_min(1.0)
     mean = (image * weight).sum(over, keepdim=True) / number
     offset = (image - mean) * weight
-    deviation = ((offset * offset).sum(over, keepdim=True) / number).sqrt()
-    return offset / deviation.clamp_min(1e-6)
+    return mean, ((offset * offset).sum(over, keepdim=True) / number).sqrt()
+
+
+def toned_by_level(image: Tensor, valid: Tensor, tone: Tone, level: Tensor) -> Tensor:
+    """Crops changed in brightness, less the mean of the whole image, over its deviation; 0 on padding.
+
+    The network is to see a crop as it will see that part of the image: scaled by the image, not by the crop. What the
+    changes do to the whole image is told by what they do to the crop: contrast and blur multiply the deviation, noise
+    adds to its square. Of a crop that is a whole image it is `standardized` of `toned`.
+
+    Args:
+        image: float[B, 3, *S] in [0, 1]. valid: bool[B, *S]. tone: how much.
+        level: float[B, 2], mean and deviation of the whole images before.
+
+    >>> crop, valid = torch.full((1, 3, 2), 0.7), torch.ones(1, 2, dtype=torch.bool)
+    >>> [round(v, 4) for v in toned_by_level(crop, valid, Tone(), torch.tensor([[0.5, 0.1]]))[0, 0].tolist()]
+    [2.0, 2.0]
+    """
+    quiet = toned(image, replace(tone, noise_p=0.0))
+    noisy = toned(quiet, Tone(noise_p=tone.noise_p, noise_min=tone.noise_min, noise_max=tone.noise_max))
+    (before, spread), (_, wider), (after, widest) = (_measured(part, valid) for part in (image, quiet, noisy))
+    # A crop of one gray level does not tell what contrast does.
+    factor = torch.where(spread > GRADE, wider / spread.clamp_min(GRADE), 1.0)
+    mean, deviation = level.view(-1, 2, *[1] * (image.ndim - 1)).unbind(1)
+    mean = after + (mean - before) * factor
+    noise = (widest.square() - wider.square()).clamp_min(0.0)
+    deviation = ((deviation * factor).square() + noise).sqrt()
+    return (noisy - mean) * valid.unsqueeze(1) / deviation.clamp_min(1e-6)
 
 
 def stretched(image: Tensor, valid: Tensor, percent: float) -> Tensor:

@@ -25,7 +25,9 @@ class CPSConfig(SelectingConfig):
     loss: LossConfig = LossConfig(ce=1.0, dice=0.0, focal=0.0, class_weights="none")
     st: SelfTrainingConfig = SelfTrainingConfig(start_step=0)
     threshold: PerClass[Probability] = redeclared(SelectingConfig, "threshold", 0.0)
-    augment: AugmentConfig = AugmentConfig(zoom_max=2.0, jitter_p=0.0, gray_p=0.0, blur_p=0.0, cutmix_p=1.0)
+    augment: AugmentConfig = AugmentConfig(
+        zoom_max=2.0, jitter_p=0.0, gray_p=0.0, blur_p=0.0, cutmix_p=1.0, cutmix_boxes=3
+    )
     scale_every_steps: int = redeclared(SelectingConfig, "scale_every_steps", 0)
     ema_decay: float = redeclared(
         SelectingConfig, "ema_decay", 0.0, search=None, searchable=False, why_not="nothing here is averaged",
@@ -56,7 +58,7 @@ _VOC = {
     "optimizer.head_lr_mult": 1.0, "optimizer.momentum": 0.9, "optimizer.weight_decay": 1e-4,
     "optimizer.schedule": "poly", "optimizer.power": 0.9, "optimizer.warmup_steps": 0, "grad_clip": 0.0,
     "st.weight": 1.0, "threshold": 0.0, "augment.zoom_min": 0.5,
-    "augment.zoom_max": 2.0, "augment.cutmix_p": 1.0,
+    "augment.zoom_max": 2.0, "augment.cutmix_p": 1.0, "augment.cutmix_boxes": 3,
 }  # fmt: skip
 _CITYSCAPES = _VOC | {
     "crop_size": 800, "steps": 22_194, "eval_every_steps": 810, "optimizer.lr": 4e-2, "st.weight": 5.0,
@@ -67,8 +69,8 @@ class CPS(SelectingRecipe[CPSConfig]):
     """Each network learns the other's labels of the unlabeled images, after CutMix, without a threshold.
 
     Both networks start from the same encoder weights where those are pretrained, and differ in everything else. They
-    label in evaluation mode. CutMix pastes one box of the next image where the original pastes three. Counts and
-    thresholds are those of the labels that the first network learns.
+    label in evaluation mode. CutMix pastes three boxes of the next image. Counts and thresholds are those of the labels
+    that the first network learns.
     """
 
     name: ClassVar[str] = "cps"

@@ -118,7 +118,10 @@ class PixelRecipe(LabeledRecipe[P]):
         cfg, augment = self.cfg, self.cfg.augment
         return Stream(
             "unlabeled", "unlabeled", cfg.unlabeled_batch_size or cfg.batch_size, cfg.crop_size, self.geometry(),
-            strong=Photometric(augment.jitter_p, augment.jitter, augment.gray_p, augment.blur_p, augment.cutmix_p),
+            strong=Photometric(
+                augment.jitter_p, augment.jitter, augment.gray_p, augment.blur_p, augment.cutmix_p,
+                augment.cutmix_boxes,
+            ),
             num_strong=num_strong, labels="none", start_step=cfg.st.start_step,
         )  # fmt: skip
 

@@ -271,12 +271,12 @@ def one_threshold(given: tuple[float, ...]) -> float:
 
 
 def mixed(target: Target, box: Tensor) -> Target:
-    """A target whose pixels follow CutMix: inside the box they are the next image's.
+    """A target whose pixels follow CutMix: inside the boxes they are the next image's.
 
     The counts stay those of the labels before mixing.
 
     Args:
-        target: of the weak view. box: bool[B, *S].
+        target: of the weak view. box: bool[B, *S], inside of them.
     """
     return Target(mix(target.label, box), mix(target.weight, box), mix(target.valid, box), target.stats)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainable import figures, health, losses, schedules
 from trainable.data.augment import Views
-from trainable.data.tone import denormalize, known_pixels, renormalize, standardized, toned
+from trainable.data.tone import denormalize, known_pixels, renormalize, standardized, toned, toned_by_level
 from trainable.data.warp import Warp, warped
 from trainable.models import segmenter
 from trainable.optimizers import OptimizerSpec
@@ -137,9 +137,10 @@ class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
                 ("net",), self.first_rate, name=opt.name, head_lr_mult=opt.head_lr_mult, momentum=opt.momentum,
                 weight_decay=opt.weight_decay, clip=cfg.grad_clip,
             )  # fmt: skip
+        stream = training_stream(name, split, cfg.batch_size, cfg.crop_size, cfg.augment, labels)
         return Phase(
             name=f"round {k}" if k else "supervised", steps=steps,
-            streams=(training_stream(name, split, cfg.batch_size, cfg.crop_size, cfg.augment, labels),),
+            streams=(replace(stream, levels=cfg.augment.standardize),),
             optimizers={"net": spec}, fresh_optimizers=True, evaluate_at_end=True,
         )  # fmt: skip
 
@@ -209,9 +210,12 @@ class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
     # -- views -------------------------------------------------------------------------------------------------
 
     def augmented(self, view: Views) -> Views:
-        """A view as it is learned from: turned and bent with its labels, changed in brightness, scaled."""
+        """A view as it is learned from: turned and bent with its labels, changed in brightness, scaled by its image."""
         moved = warped(view, self._warp)
-        return replace(moved, image=self._scaled(toned(denormalize(moved.image), self._tone), moved.valid))
+        image = denormalize(moved.image)
+        if view.level is not None:
+            return replace(moved, image=toned_by_level(image, moved.valid, self._tone, view.level))
+        return replace(moved, image=self._scaled(toned(image, self._tone), moved.valid))
 
     def _scaled(self, image: Tensor, valid: Tensor) -> Tensor:
         """float[B, 3, *S] in [0, 1] as the network takes it."""
