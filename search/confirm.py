@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from search.cluster import Cluster
+from search.control import forget_stop
 from search.export import chosen_trial
 from search.metric_columns import metric_columns, objectives
 from search.opening import Setting, baselines_of, definition
@@ -23,13 +26,13 @@ from search.preflight import check_seen_everywhere
 from search.progress import Progress
 from search.records import SCHEMA, RunState, TrialRecord
 from search.resume import recorded_config
-from search.running import Options, Sitting, SweepResult, mend, run_sitting, summary
+from search.running import Options, Sitting, SweepResult, exit_code, mend, run_sitting, slots_of, summary
 from search.scheduler import Asha, ThresherScheduler
 from search.schema import SweepConfig
 from search.searcher import ThresherSearcher
 from search.single import KIND
 from search.status import read_run
-from search.store import open_store
+from search.store import Store, open_store
 from search.store.base import EVENTS
 from search.store.identity import host_name
 from search.suggestion import Suggestion
@@ -51,7 +54,8 @@ class Variant:
     """One configuration to be trained over all seeds.
 
     Attributes:
-        name: `best`, `default`, `preset:<name>`, `supervised (defaults)` or `supervised (best's shared knobs)`.
+        name: `best`, `default`, `preset:<name>`, `supervised (defaults)` or `supervised (best's shared knobs)`; where
+            the best is one of the recipe's own, `best = default` or `best = preset:<name>`.
         recipe: what trains it.
         train: all of the recipe's knobs, nested.
     """
@@ -66,7 +70,7 @@ def confirm(
 ) -> SweepResult:
     """Train the best configuration of a run and what it should beat, over several seeds.
 
-    Goes on where an earlier confirmation of the same run was interrupted.
+    Goes on where an earlier confirmation of the same trial over the same seeds was interrupted.
 
     Args:
         run: the search.
@@ -76,7 +80,8 @@ def confirm(
         options: how it is run.
 
     Raises:
-        ConfigError, DataError: there is nothing to confirm, or the data are not those of the search.
+        ConfigError, DataError: there is nothing to confirm, another confirmation is in its place, or the data are not
+            those of the search.
         LeaseHeldError: somebody runs it.
     """
     if seeds < 1:
@@ -85,22 +90,25 @@ def confirm(
     _, state = read_run(run)
     config = confirming(state)
     store = open_store(f"{run.rstrip('/')}{SUFFIX}")
+    numbers = [config.seed + 1 + index for index in range(seeds)]
     if not fresh:
         if store.list(EVENTS):
+            _refuse_another(store.uri, chosen_trial(state, run, trial), numbers)
             return resume_confirm(store.uri, options)
         refuse_taken(store)
     setting = _examined(state, config, options)
     chosen = variants(state, config, run, setting.class_names, trial)
-    numbers = [config.seed + 1 + index for index in range(seeds)]
     options.check_weights(config.data.ndim, [variant.train for variant in chosen])
-    if fresh:
-        # Only now, so that a confirmation that cannot begin leaves an earlier one where it is.
-        set_aside(store)
     about = {"of": run if "://" in run else str(Path(run).resolve()), "seeds": numbers,
              "variants": [asdict(variant) for variant in chosen]}  # fmt: skip
-    with PatientLog.create(store, **_opened(config, setting, about)) as log:
-        log.store.write_bytes(SWEEP_FILE, strict_yaml.dump(described(log.state.run)).encode())
-        return _run(log, config, options)
+    with _machines(store, config, options) as cluster:
+        if fresh:
+            # Only now, so that a confirmation that cannot begin leaves an earlier one where it is.
+            set_aside(store)
+        with PatientLog.create(store, **_opened(config, setting, about)) as log:
+            forget_stop(store)
+            log.store.write_bytes(SWEEP_FILE, strict_yaml.dump(described(log.state.run)).encode())
+            return _run(log, config, cluster, options)
 
 
 def resume_confirm(run: str, options: Options | None = None) -> SweepResult:
@@ -116,11 +124,33 @@ def resume_confirm(run: str, options: Options | None = None) -> SweepResult:
     wanted = len(_about(state)["variants"]) * len(_about(state)["seeds"])
     if state.next_number >= wanted and not state.pending():
         log = PatientLog.open(store)
-        return summary(log, int((state.closed or {}).get("exit_code") or 0), None)
+        return summary(log, exit_code(state, None), None)
     _examined(state, config, options)
-    with PatientLog.resume(store, host=host_name(), pid=os.getpid()) as log:
+    with (
+        _machines(store, config, options) as cluster,
+        PatientLog.resume(store, host=host_name(), pid=os.getpid()) as log,
+    ):
+        forget_stop(store)
         mend(log)
-        return _run(log, config, options)
+        return _run(log, config, cluster, options)
+
+
+def _refuse_another(run: str, best: TrialRecord, seeds: Sequence[int]) -> None:
+    """A confirmation of another trial, or over other seeds, is no answer to what was asked.
+
+    Raises:
+        ConfigError: there is such a one; says how to go on.
+    """
+    about = _about(read_run(run)[1])
+    same = about["variants"][0]["train"] == best.config["train"]
+    if same and about["seeds"] == list(seeds):
+        return
+    there = "the same trial" if same else "another trial"
+    message = (
+        f"it must confirm trial {best.number} over {len(seeds)} seeds, but holds a confirmation of {there} over "
+        f"{len(about['seeds'])}; put it aside (--fresh), or ask for that one (--trial, --seeds)"
+    )
+    raise ConfigError([Fault(run, message)])
 
 
 def confirming(state: RunState) -> SweepConfig:
@@ -147,9 +177,14 @@ def variants(
     """The best configuration, the recipe's own, and labeled images alone as the floor, each once."""
     best = chosen_trial(state, run, trial)
     searched = config.model_copy(update={"search": config.search.model_copy(update={"baselines": True})})
-    found = [Variant("best", config.recipe, dict(best.config["train"]))]
-    found += [Variant(b.source, config.recipe, dict(b.config)) for b in baselines_of(searched, class_names)]
-    return (*found, *_floors(config, best, class_names))
+    train, others = dict(best.config["train"]), []
+    name = "best"
+    for baseline in baselines_of(searched, class_names):
+        if dict(baseline.config) == train:
+            name = f"best = {baseline.source}"
+        else:
+            others.append(Variant(baseline.source, config.recipe, dict(baseline.config)))
+    return (Variant(name, config.recipe, train), *others, *_floors(config, best, class_names))
 
 
 def no_floor(config: SweepConfig, class_names: Sequence[str]) -> str | None:
@@ -204,11 +239,19 @@ def _opened(config: SweepConfig, setting: Setting, about: Mapping[str, Any]) -> 
     }  # fmt: skip
 
 
-def _run(log: PatientLog, config: SweepConfig, options: Options) -> SweepResult:
+@contextmanager
+def _machines(store: Store, config: SweepConfig, options: Options) -> Iterator[Cluster]:
+    """The cluster, once it is certain that trials fit and that every node sees the run and the data."""
+    with options.cluster() as cluster:
+        slots_of(config, cluster)
+        check_seen_everywhere(store, config.data.root, cluster, config.resources.workers_per_trial)
+        yield cluster
+
+
+def _run(log: PatientLog, config: SweepConfig, cluster: Cluster, options: Options) -> SweepResult:
     about = _about(log.state)
     total = len(about["variants"]) * len(about["seeds"])
-    with options.cluster() as cluster, Progress(lambda: log.state, total, options.console) as progress:
-        check_seen_everywhere(log.store, config.data.root, cluster, config.resources.workers_per_trial)
+    with Progress(lambda: log.state, total, options.console) as progress:
         sitting = Sitting(config, total, assemble_confirm, options.fit, watchers_of(log, config))
         return run_sitting(log, sitting, cluster, progress)
 
