@@ -7,6 +7,7 @@ from pathlib import Path
 from search.records import RunState, TrialRecord
 from search.suggestion import DEFAULT
 from trainable.data.synth import GROUP_BY, write_scenes
+from trainable.errors import ConfigError, Fault
 
 NAME = "demo"
 SWEEP = """\
@@ -53,11 +54,16 @@ def prepare(folder: Path, fresh: bool = False) -> Path:
         ConfigError: the folder cannot be written.
     """
     data, file = folder / f"{NAME}-data", folder / f"{NAME}.yaml"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (data / "splits" / "test.txt").is_file():
-        write_scenes(data, photos=12, patches_per_photo=16, size=64, labeled=24)
-    if fresh or not file.is_file():
-        file.write_text(SWEEP.format(file=file, name=NAME, data=data.name, group_by=GROUP_BY), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (data / "splits" / "test.txt").is_file():
+            write_scenes(data, photos=12, patches_per_photo=16, size=64, labeled=24)
+        if fresh or not file.is_file():
+            text = SWEEP.format(file=file, name=NAME, data=data.name, group_by=GROUP_BY)
+            file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        message = f"the folder must be writable, but got {error.strerror or error}; name another by --storage"
+        raise ConfigError([Fault(str(error.filename or folder), message)]) from error
     return file
 
 

@@ -140,9 +140,11 @@ def cost(found: Plan, timing: Timing, slots: Slots, keep_best: int) -> Cost | No
     fixed = found.trials * (START_S + timing.start_s)
     seconds, most = fixed + found.total_steps * per_step, fixed + found.most_steps * per_step
     best = min(keep_best, found.trials) * timing.best_mb
-    running = slots.concurrent * (2 * timing.last_mb + timing.best_mb)
+    # Slots that no trial is left for do not make the others faster.
+    at_a_time = min(slots.concurrent, found.trials)
+    running = at_a_time * (2 * timing.last_mb + timing.best_mb)
     return Cost(
-        seconds / slots.concurrent / 3600, most / slots.concurrent / 3600, best / 1000, (best + running) / 1000,
+        seconds / at_a_time / 3600, most / at_a_time / 3600, best / 1000, (best + running) / 1000,
         slots.trial_gpus * seconds / 3600,
     )  # fmt: skip
 

@@ -20,7 +20,9 @@ LINE_EVERY_S = 15.0
 class TrainingBar:
     """Draws the signals that people watch; sees a run's progress about once a second."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, objective: str = "val/miou") -> None:
+        # What the run goes by is watched whatever it is.
+        self._watched = tuple(dict.fromkeys(name.replace("val/miou", objective) for name in WATCHED))
         self._console = console or Console(highlight=False, markup=False, emoji=False)
         self._known: dict[str, float | None] = {}
         self._line_at = time.monotonic()
@@ -65,5 +67,5 @@ class TrainingBar:
 
     def signals(self) -> str:
         """The watched signals that are known, in one line."""
-        found = ((name, self._known.get(name)) for name in WATCHED)
+        found = ((name, self._known.get(name)) for name in self._watched)
         return "  ".join(f"{name} {value:.4g}" for name, value in found if value is not None)

@@ -76,8 +76,12 @@ def synth(
         raise ConfigError([Fault(str(directory), "must be a folder that is empty or new, but is a file; name another")])
     if directory.exists() and any(directory.iterdir()):
         raise ConfigError([Fault(str(directory), "the folder must be empty or new, but holds files; name another")])
-    write_scenes(
-        directory, photos=photos, patches_per_photo=patches_per_photo, size=size, labeled=labeled, seed=seed
-    )
+    try:
+        write_scenes(
+            directory, photos=photos, patches_per_photo=patches_per_photo, size=size, labeled=labeled, seed=seed
+        )
+    except OSError as error:
+        message = f"the folder must be writable, but got {error.strerror or error}; name another"
+        raise ConfigError([Fault(str(directory), message)]) from error
     say(f"{photos} photos in {photos * patches_per_photo} patches of {size} px are in {directory}. Next:",
         f"  thresher init {directory} --group-by '{GROUP_BY}'")  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from search.store import Store
 from search.tables import load_trials, verify
 from trainable.errors import ConfigError, Fault
 
+_MOST_ERRORS = 5
 _FEW = ("trial", "source", "state", "stop_reason", "steps", "objective", "best.step", "time_s")
 
 
@@ -38,11 +40,30 @@ def status(
     if best is not None:
         say(f"best: trial {best['trial']} ({best['source']}), {found['objective']} {best['best']:.4f} at step "
             f"{best['best_step']}")  # fmt: skip
-    held = found["owner"]
-    if held is not None and found["status"] == "open":
-        say(f"held by {held.get('host')}, process {held.get('pid')}")
+    if found["status"] == "open":
+        say(_who(found["owner"], run))
+    say(*_errors(found["rows"]))
     if trials:
         print_rows(found["rows"], ROWS)
+
+
+def _who(held: dict[str, Any] | None, run: str) -> str:
+    """Who runs a run that is not closed."""
+    if held is not None:
+        return f"held by {held.get('host')}, process {held.get('pid')}"
+    return f"nobody runs it any more: it was killed, or its machine is gone; `thresher resume {run}` goes on"
+
+
+def _errors(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What went wrong, each thing once, with the trials that it happened to."""
+    by_words: dict[str, list[str]] = {}
+    for row in rows:
+        if row["error"]:
+            by_words.setdefault(str(row["error"]).splitlines()[0], []).append(str(row["trial"]))
+    for words, trials in list(by_words.items())[:_MOST_ERRORS]:
+        yield f"trial {', '.join(trials)}: {words}"
+    if len(by_words) > _MOST_ERRORS:
+        yield f"and {len(by_words) - _MOST_ERRORS} more errors; see `thresher report`"
 
 
 def stop(
@@ -76,20 +97,33 @@ def print_trials(
     store: Store, state: RunState, *, every: bool = False, as_json: bool = False, csv: Path | None = None
 ) -> None:
     """Print trials, best first: the columns that people look at first, and what was searched."""
-    lowest_first = state.direction == "min"
-    frame = load_trials(store).sort_values(
-        "objective", ascending=lowest_first, na_position="last", kind="stable"
-    )
+    frame = _ranked(store, state)
     if csv is not None:
         try:
             frame.to_csv(csv, index=False)
         except OSError as error:
             raise ConfigError([Fault(str(csv), f"the file must be writable, but got {error.strerror}")]) from error
-    plain = frame.astype(object).where(frame.notna(), None)
-    rows: list[dict[str, Any]] = [dict(zip(plain.columns, row, strict=True)) for row in plain.itertuples(index=False)]
     params = [name for name in frame.columns if name.startswith("param.") and frame[name].notna().any()]
-    titles = {name: name.removeprefix("param.") for name in params}
-    print_rows(rows, tuple(frame.columns) if every else (*_FEW, *params), as_json=as_json, titles=titles)
+    titles = {name: name.removeprefix("param.") for name in params} | {"objective": f"best {state.objective}"}
+    columns = tuple(frame.columns) if every else (*_FEW, *params)
+    print_rows(_rows(frame), columns, as_json=as_json, titles=titles)
+
+
+def trial_rows(store: Store, state: RunState) -> list[dict[str, Any]]:
+    """The rows of the `trials` table, best first; what is missing is None."""
+    return _rows(_ranked(store, state))
+
+
+def _ranked(store: Store, state: RunState) -> Any:
+    """The trials as a frame, best first; a diverged one is never the best, so it comes after all others."""
+    lowest_first = state.direction == "min"
+    frame = load_trials(store).sort_values("objective", ascending=lowest_first, na_position="last", kind="stable")
+    return frame.sort_values("state", key=lambda states: states == "DIVERGED", kind="stable")
+
+
+def _rows(frame: Any) -> list[dict[str, Any]]:
+    plain = frame.astype(object).where(frame.notna(), None)
+    return [dict(zip(plain.columns, row, strict=True)) for row in plain.itertuples(index=False)]
 
 
 def _verify(run: str, *, as_json: bool) -> None:

@@ -139,15 +139,15 @@ def _aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]
 def shown(value: Any) -> str:
     """A value as people read it.
 
-    >>> [shown(v) for v in (None, 0.123456, 1e-5, 12, True, (0.2, 0.99), "x")]
-    ['-', '0.1235', '1e-05', '12', 'yes', '0.2 .. 0.99', 'x']
+    >>> [shown(v) for v in (None, 0.123456, 1e-5, 12, 123456.7, True, (0.2, 0.99), "x")]
+    ['-', '0.1235', '1e-05', '12', '123457', 'yes', '0.2 .. 0.99', 'x']
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
     if isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
         return f"{shown(value[0])} .. {shown(value[1])}"
     if isinstance(value, list | tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from search.single import Look, train_single
 from search.trained import trained
 from trainable.errors import ConfigError, Fault
 from trainable.predict import load_predictor, predict_folder
+from trainable.recipes import get_recipe
 
 
 def train(
@@ -32,7 +34,7 @@ def train(
     if aside:
         config = config.model_copy(update={"name": f"{config.name[:94]}-train"})
         say(f"{file} is a sweep file: {', '.join(aside)} are left aside, and {config.name} trains its fixed knobs")
-    with TrainingBar() as bar:
+    with TrainingBar(objective=config.objective or get_recipe(config.recipe).objective) as bar:
         look = Look(bar.say, bar)
         with told_by_line(file, sets or ()):
             code = train_single(config, storage, fresh=fresh, go_on=go_on, look=look)
@@ -54,16 +56,23 @@ def predict(
         raise ConfigError(
             [Fault(str(images), "the images must be in a folder or a file, but there is neither; correct the path")]
         )
-    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if torch.device(_known(chosen)).type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError([Fault("--device", "there must be a CUDA device, but there is none; use cpu")])
+    chosen = _known(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     with trained(source, trial) as model:
         predictor = load_predictor(model.directory, chosen)
-        count = sum(1 for _ in predict_folder(predictor, images, output))
+        try:
+            count = sum(1 for _ in predict_folder(predictor, images, output))
+        except OSError as error:
+            message = f"the masks must be writable there, but got {error.strerror or error}; name another folder"
+            raise ConfigError([Fault(str(error.filename or output), message)]) from error
     say(f"{count} masks are in {output}, by {model.words} (best at step {predictor.step}: {predictor.value:.4f})")
 
 
 def _known(device: str) -> str:
-    if device not in ("cpu", "cuda") and not device.startswith("cuda:"):
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
+    if found is None:
         raise ConfigError([Fault("--device", f"must be cpu, cuda, cuda:<n> or auto, but got {device!r}")])
+    have = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device != "cpu" and int(found[1] or 0) >= have:
+        there = f"there are {have}" if have else "there is none"
+        raise ConfigError([Fault("--device", f"there must be this CUDA device, but {there}; use cpu or another")])
     return device

@@ -13,11 +13,11 @@ from search.cli.output import Address, Insecure, Json, Run, Sets, print_json, pr
 from search.cluster import connected
 from search.config import load_sweep
 from search.confirm import resume_confirm
-from search.preview import cost, measure, plan, where
+from search.preview import PROBE_S, cost, measure, plan, where
 from search.resume import differences
 from search.resume import resume as resume_run
 from search.running import Options, SweepResult
-from search.schema import MANY_TRIALS
+from search.schema import MANY_TRIALS, BudgetConfig
 from search.single import KIND, TRAIN, resume_single
 from search.status import read_run
 from search.store import open_store
@@ -51,7 +51,7 @@ def preview(
         if timing is not None:
             spent = cost(found, timing, slots, config.search.keep.best)
             answer |= {"timing": asdict(timing), "cost": None if spent is None else asdict(spent)}
-            why = "" if spent is not None else "no evaluation ended in time, or the number of trials is open"
+            why = "" if spent is not None else _why_no_cost(config.search.budget, timing.evaluation_s)
     answer["why_no_hours"] = why or None
     if as_json:
         print_json(answer)
@@ -116,7 +116,24 @@ def ended(result: SweepResult) -> NoReturn:
             f"  thresher export {result.run}")  # fmt: skip
     if result.reason is not None:
         say(f"  thresher resume {result.run}")
+    if result.states.get("FAILED"):
+        say(f"what went wrong: thresher status {result.run}")
     raise typer.Exit(result.exit_code)
+
+
+def _why_no_cost(budget: BudgetConfig | None, evaluation_s: float | None) -> str:
+    if evaluation_s is None:
+        return f"no evaluation ended within the {PROBE_S:.0f} s of the measurement"
+    return "the number of trials is open" if budget is None else f"{budget.gpu_hours:g} GPU hours end the search"
+
+
+def _hours(hours: float) -> str:
+    """Two digits are all that an estimate is good for.
+
+    >>> _hours(0.123), _hours(1.26), _hours(1234.5)
+    ('0.12', '1.3', '1200')
+    """
+    return f"{float(f'{hours:.2g}'):.12g}"
 
 
 def _print_preview(found: dict[str, Any], max_hours: float | None) -> None:
@@ -125,7 +142,9 @@ def _print_preview(found: dict[str, Any], max_hours: float | None) -> None:
     say(f"{found['run']}: {count}, {planned['baselines']} of them baselines; {planned['steps']} steps and "
         f"{planned['evaluations']} evaluations each")  # fmt: skip
     if planned["rungs"]:
-        print_rows([{"rung at step": r["step"], "reach it": r["trials"], "go on": r["stay"]} for r in planned["rungs"]])
+        say("expected at the rungs, which decide trial by trial:")
+        print_rows([{"rung at step": r["step"], "about reach it": r["trials"], "about go on": r["stay"]}
+                    for r in planned["rungs"]])  # fmt: skip
     else:
         say(f"nothing will be pruned: {planned['why_no_rungs']}")
     if slots is not None:
@@ -137,7 +156,9 @@ def _print_preview(found: dict[str, Any], max_hours: float | None) -> None:
     if spent is None:
         say(f"hours unknown: {found['why_no_hours']}")
         return
-    say(f"about {spent['hours']:.2g} hours ({spent['most_hours']:.2g} if nothing is pruned); disk "
-        f"{spent['disk_gb']:.2g} GB at the end, {spent['most_disk_gb']:.2g} GB while it runs")  # fmt: skip
+    gpus = f", {shown(spent['gpu_hours'])} GPU hours" if spent["gpu_hours"] else ""
+    say(f"estimated from that: about {_hours(spent['hours'])} hours ({_hours(spent['most_hours'])} if nothing is "
+        f"pruned){gpus}; disk about {spent['disk_gb']:.2g} GB at the end, {spent['most_disk_gb']:.2g} GB "
+        "while it runs")  # fmt: skip
     if max_hours is not None and spent["hours"] > max_hours:
         say(f"max_hours: {max_hours:g} is shorter: the search pauses then, and `thresher resume` goes on")

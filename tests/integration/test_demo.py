@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,13 @@ from search.cli import main
 from search.demo import verdict
 from search.records import RunState, TrialRecord, TrialState
 from search.running import Options
-from search.sweep import start_sweep
-
-TOY = Options(fit="tests.support.toy:fit")
 
 
 @pytest.mark.ray
 def test_the_demo_leaves_a_table_a_verdict_and_the_next_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_ray: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("search.cli.demo.start_sweep", functools.partial(start_sweep, options=TOY))
+    monkeypatch.setattr("search.cli.demo.Options", functools.partial(Options, fit="tests.support.toy:fit"))
     assert main(["demo", "--storage", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     for part in ("preset:V3.1", "the search ", "thresher resume", "thresher train", "thresher predict"):
@@ -28,7 +26,9 @@ def test_the_demo_leaves_a_table_a_verdict_and_the_next_commands(
     assert (tmp_path / "demo" / "best.yaml").is_file()
     assert main(["demo", "--storage", str(tmp_path)]) == 2
     assert "--fresh" in capsys.readouterr().err
-    assert main(["demo", "--storage", str(tmp_path), "--fresh"]) == 0
+    assert main(["demo", "--storage", str(tmp_path), "--fresh", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["trials"]) == 8 and found["verdict"].startswith("the search ")
     assert len(list(tmp_path.glob("demo.*Z"))) == 1
 
 

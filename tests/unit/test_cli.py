@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 
 from search.cli import COMMANDS, main
+from search.cli.bar import TrainingBar
+from search.preview import Plan, cost
+from search.probe import Timing
+from search.slots import Slots
 from search.store import RunLog, open_store
-from tests.support.runs import opened
+from tests.support.runs import opened, unbroken
 from trainable import strict_yaml
 from trainable.data.synth import write_scenes
 
@@ -122,7 +126,7 @@ def test_knobs_say_what_cannot_be_searched_and_why(capsys: pytest.CaptureFixture
 
 @pytest.mark.fault(
     45,
-    how="23 wrong commands and files",
+    how="27 wrong commands and files",
     saw="exit 2, one message with what to do, no traceback",
 )
 @pytest.mark.parametrize(
@@ -151,6 +155,10 @@ def test_knobs_say_what_cannot_be_searched_and_why(capsys: pytest.CaptureFixture
         (["data", "synth", "{folder}/scenes"], "must be empty"),
         (["data", "synth", "{folder}/scenes/class_mapping.csv"], "but is a file"),
         (["data", "synth", "{folder}/new", "--photos", "1"], "photos must lie between"),
+        (["data", "synth", "{folder}/bad.yaml/new"], "must be writable"),
+        (["demo", "--storage", "{folder}/bad.yaml/new"], "must be writable"),
+        (["predict", "{folder}", "{folder}", "{folder}/masks", "--device", "cuda:x"], "must be cpu, cuda, cuda:<n>"),
+        (["predict", "{folder}", "{folder}", "{folder}/masks", "--device", "cuda:99"], "must be this CUDA device"),
     ],
 )  # fmt: skip
 def test_bad_input_exits_2_and_says_what_to_do(
@@ -336,3 +344,59 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     )  # fmt: skip
     assert done.stdout.startswith(b"knob")
     assert b"Traceback" not in done.stderr
+
+
+def test_status_says_who_runs_it_and_what_went_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = RunLog.create(open_store(tmp_path / "live"), heartbeat=False, **opened())
+    for number, error in enumerate(("oom: no memory\ncause: x", "oom: no memory\ncause: y", "data: gone")):
+        log.append("asked", trial=number, source="sampled", params={}, config={})
+        log.append("started", trial=number, attempt=1)
+        log.append("ended", trial=number, attempt=1, state="FAILED", stop_reason="oom", error=error)
+    assert main(["status", str(tmp_path / "live")]) == 0
+    shown = out(capsys)
+    assert f"held by {os.uname().nodename}, process {os.getpid()}" in shown
+    assert "trial 0, 1: oom: no memory\ntrial 2: data: gone\n" in shown
+    log.close()
+    assert main(["status", str(tmp_path / "live")]) == 0
+    assert f"`thresher resume {tmp_path}/live` goes on" in out(capsys)
+
+
+def test_a_diverged_trial_is_never_on_top_of_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = unbroken(open_store(tmp_path / "run"))
+    best = state.best()
+    assert best is not None and main(["table", str(tmp_path / "run")]) == 0
+    head, first, *_ = out(capsys).splitlines()
+    assert "best val/miou" in head and first.split()[0] == str(best.number)
+    with RunLog.create(open_store(tmp_path / "one"), heartbeat=False, **opened()) as log:
+        for number, end in enumerate(("DIVERGED", "COMPLETE")):
+            log.append("asked", trial=number, source="sampled", params={}, config={})
+            log.append("started", trial=number, attempt=1)
+            log.append("evaluated", trial=number, attempt=1, step=1, time_s=123456.7, objective=0.9 - number / 2,
+                       record={"val/miou": 0.9 - number / 2}, decision={"action": "continue"})  # fmt: skip
+            log.append("ended", trial=number, attempt=1, state=end, time_s=123456.7)
+    assert main(["table", str(tmp_path / "one")]) == 0
+    shown = out(capsys)
+    assert [line.split()[0] for line in shown.splitlines()[1:3]] == ["1", "0"]
+    assert "123457" in shown
+
+
+def test_a_plan_is_not_cheaper_for_slots_that_no_trial_is_left_for() -> None:
+    planned = Plan(2, 0, 100, 4, (), "", 200, 200)
+    timing = Timing(1.0, 0.5, 2.0, 10.0, 30.0, "cpu", 8)
+    spent = [cost(planned, timing, Slots(count, 0.0, 1, 1), 10) for count in (1, 2, 4)]
+    assert spent[0] is not None and spent[1] is not None
+    assert spent[0].hours == pytest.approx(2 * spent[1].hours) and spent[1] == spent[2]
+
+
+def test_the_bar_watches_what_the_run_goes_by() -> None:
+    bar = TrainingBar(objective="val/f1")
+    bar._known = {"val/f1": 0.5, "val/miou": 0.4, "lr": 0.1}
+    assert bar.signals() == "lr 0.1  val/f1 0.5"
+
+
+def test_ctrl_c_while_a_command_loads_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(named: str | None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("search.cli.build", interrupted)
+    assert main(["status", "x"]) == 130
