@@ -20,6 +20,7 @@ from trainable.data.dataset import Dataset
 from trainable.data.random import stream_seed
 from trainable.session import Session
 from trainable.state import Observer, Outcome, Report, Reporter, StopQuestion, ignore_report, never_stop
+from trainable.yardstick import Yardstick
 
 TINY: dict[str, Any] = {
     "steps": 12, "eval_every_steps": 4, "batch_size": 2, "crop_size": 32, "patience": 0, "encoder_weights": None,
@@ -68,7 +69,8 @@ ROWS = (
     ),
     Row(
         "s4gan", {"d_threshold": 0.4, "d_warmup_steps": 5, "freeze_bn_affine": True, "d_image_norm": "legacy",
-                  "optimizer": {"head_bias_lr_mult": 2.0, "head_bias_decay": False, "poly_every_steps": 3},
+                  "optimizer": {"head_bias_lr_mult": 2.0, "head_bias_decay": False, "schedule": "step_poly",
+                                "poly_every_steps": 3},
                   "architecture": "deeplabv2", "mlmt": {"enabled": True, "start_step": 2, "ramp_steps": 4}},
         ("loss/sup", "loss/st", "loss/mlmt", *ADVERSARIAL, *ST), variant="mlmt",
     ),
@@ -175,6 +177,8 @@ def worker(rank: int, folder: Path) -> None:
             changes = {"steps": 6, "eval_every_steps": 6, "batch_size": 4}
             shared = {"rank": rank, "world_size": 2, **changes}
             run_row(row, folder / str(row), report=reports.append, **shared)
+            alone = evaluated_alone(kept[0])
+            assert alone.items() <= reports[-1].record.items(), row
             broken, rest = folder / f"{row}-broken", []
             paused = run_row(row, broken, report=reports.append, should_stop=StopAfter(4), **shared)
             assert paused.state == "PAUSED" and 0 < paused.step < 6, paused
@@ -194,6 +198,12 @@ def worker(rank: int, folder: Path) -> None:
         }  # fmt: skip
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+def evaluated_alone(session: Session) -> dict[str, float | None]:
+    """What one worker finds that shares the images with nobody."""
+    yardstick = Yardstick(session.run, session.recipe, session.data, session.device)
+    return yardstick.measure(session.nets, session.phase, session.phase.steps - 1, never_stop)
 
 
 def _keep(kept: list[Session], close: Callable[[Session], None]) -> Callable[[Session], None]:

@@ -57,7 +57,10 @@ def test_a_run_is_refused_before_its_first_step_or_trains(
 
 @pytest.mark.parametrize(
     ("images", "workers", "architecture", "wrong"),
-    [(1, 1, "deeplabv3plus", True), (4, 4, "pan", True), (8, 4, "pan", False), (1, 1, "unet", False)],
+    [
+        (1, 1, "deeplabv3plus", True), (4, 4, "pan", True), (8, 4, "pan", False), (1, 1, "unet", False),
+        (6, 4, "unet", True), (12, 4, "pan", False),
+    ],
 )
 def test_a_sweep_file_is_refused_at_load(images: int, workers: int, architecture: str, wrong: bool) -> None:
     faults: list[Fault] = []
@@ -66,4 +69,15 @@ def test_a_sweep_file_is_refused_at_load(images: int, workers: int, architecture
     check_config(made, workers, faults)
     assert [fault.where for fault in faults] == ["train.batch_size"] * wrong
     if workers > 1 and wrong:
-        assert "got batch_size=4 with 4 workers; take 8 or more" in faults[0].message
+        said = {4: "got batch_size=4 with 4 workers; take 8 or more", 6: "but got batch_size=6; take 4 or 8"}
+        assert said[images] in faults[0].message
+
+
+def test_workers_that_cannot_share_a_batch_are_refused_before_they_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainable.session, "open_dataset", lambda cfg, base, **kwargs: blocks_dataset())
+    values = TINY | {"architecture": "unet", "batch_size": 4, "unlabeled_batch_size": 3}
+    run = RunConfig(name="t", recipe="fixmatch", data={"root": "."}, train=values)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="train.unlabeled_batch_size: .* of the 2 workers .* take 2 or 4"):
+        train(run, tmp_path, world_size=2)

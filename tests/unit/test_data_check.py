@@ -204,3 +204,18 @@ def test_a_class_is_not_called_absent_while_labeled_masks_are_broken(tmp_path: P
     without = np.where(ids_of(3) == 2, 0, ids_of(3)).astype(np.uint8)
     Image.fromarray(without).save(root / "masks" / f"{names[3]}.png")
     assert {Path(fault.where).stem for fault in inspect(cfg, tmp_path).faults} == {names[0], names[1]}
+
+
+@pytest.mark.parametrize("split", ["labeled", "unlabeled", "val"])
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"\xff\xfea", "UTF-16"), (b"\n", "is empty"), (b"ghost\n", "ghost"), (None, "no such file")]
+)
+def test_a_list_that_names_nothing_is_the_only_fault(
+    tmp_path: Path, split: str, content: bytes | None, words: str
+) -> None:
+    root = tmp_path / "set"
+    _, cfg = listed_folder(root)
+    path = root / LISTED[split]
+    path.unlink() if content is None else path.write_bytes(content)
+    (only,) = inspect(cfg, tmp_path, decode=False).faults
+    assert only.where == str(path) and words in str(only)

@@ -142,6 +142,10 @@ def test_empty_repeated_and_missing_lists_are_faults(tmp_path: Path) -> None:
         read_list(tmp_path / f"{name}.txt", faults)
         assert len(faults) == 1
         assert words in str(faults[0])
+    both: list[Fault] = []
+    for name in ("twice", "empty"):
+        read_list(tmp_path / f"{name}.txt", both)
+    assert len(both) == 2, "what is wrong with one list hides nothing of another"
 
 
 def test_photos_come_from_the_first_group_or_the_whole_match() -> None:

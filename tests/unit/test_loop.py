@@ -13,13 +13,13 @@ import trainable.session
 from tests.support.images import blocks_dataset
 from tests.support.no_sync import no_host_sync
 from tests.support.two_phase import TwoPhase
-from trainable import train
+from trainable import checkpoint, train
 from trainable.checkpoint import load_best, load_last
 from trainable.config import RunConfig
 from trainable.data.dataset import Dataset
 from trainable.errors import CheckpointError, ConfigError
 from trainable.recipes import RECIPES
-from trainable.state import Outcome, Report
+from trainable.state import Outcome, Report, Snapshot
 
 TINY = {
     "steps": 12, "eval_every_steps": 4, "batch_size": 2, "crop_size": 32, "patience": 0, "encoder_weights": None,
@@ -110,6 +110,47 @@ def test_a_kill_after_the_report_and_before_the_checkpoint_redoes_one_interval_e
     train(configured("per_class"), tmp_path / "broken", report=again.append)
     assert [r.step for r in again] == [8, 12]
     assert curve(reports + again) == curve(whole) and again[0].record == reports[-1].record
+
+
+@pytest.mark.parametrize(("every", "steps"), [(None, [4, 8, 12]), (5, [5, 10, 12]), (6, [6, 12]), (50, [12])])
+def test_checkpoints_come_at_every_multiple_of_their_interval_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int | None, steps: list[int]
+) -> None:
+    saved: list[int] = []
+    save = checkpoint.save_last
+
+    def noted(directory: Path, snapshot: Snapshot) -> Path:
+        saved.append(snapshot.loop["step"])
+        return save(directory, snapshot)
+
+    monkeypatch.setattr(checkpoint, "save_last", noted)
+    _, whole = run_whole("two_phase", tmp_path / "whole", checkpoint_every_steps=every)
+    assert saved == steps
+
+    def die(report: Report) -> None:
+        if report.step == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(configured("two_phase", checkpoint_every_steps=every), tmp_path / "broken", report=die)
+    _, again = run_whole("two_phase", tmp_path / "broken", checkpoint_every_steps=every)
+    assert curve(again) == {step: record for step, record in curve(whole).items() if step > ([0, *steps])[-2]}
+
+
+def test_a_resume_needs_none_of_the_weights_that_the_run_began_with(tmp_path: Path) -> None:
+    run_whole("supervised", tmp_path / "first", steps=4)
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(next((tmp_path / "first" / "checkpoints").glob("best-*.safetensors")).read_bytes())
+    _, whole = run_whole("supervised", tmp_path / "whole", init_from=str(weights))
+    paused = train(
+        configured("supervised", init_from=str(weights)), tmp_path / "broken", should_stop=StopAfter(12)
+    )
+    assert paused.state == "PAUSED" and paused.step > 0
+    weights.unlink()
+    outcome, reports = run_whole("supervised", tmp_path / "broken", init_from=str(weights))
+    assert outcome.state == "COMPLETE" and reports[-1].record == whole[-1].record
+    with pytest.raises(CheckpointError, match="weights"):
+        run_whole("supervised", tmp_path / "anew", init_from=str(weights))
 
 
 def test_phases_begin_once_and_write_targets_that_a_resume_reads(tmp_path: Path) -> None:
