@@ -110,7 +110,9 @@ class Asker:
     def _baseline(self, number: int) -> Suggestion:
         baseline = self.baselines[number]
         coords = self.space.represent(baseline.config, self._base)
-        params, sampler = self.space.params(baseline.config), {"name": "baseline"}
+        params, sampler = self.space.params(baseline.config), dict[str, Any](name="baseline")
+        if baseline.also:
+            sampler["also"] = list(baseline.also)
         return Suggestion(number, baseline.source, params, coords, sampler, baseline.config)
 
     def _random(self, seed: int) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trainable.config import RecipeConfig, flatten, merge, resolve, unflatten
@@ -24,8 +24,9 @@ class Suggestion:
         params: natural values of what the space sets, by dotted name.
         coords: coordinates in the space; None where it cannot represent the trial, which the sampler is then never
             told of.
-        sampler: how it came about: `name`, `seed`, and the trials that it was computed from, as ranges of numbers,
-            first and last included: `told` those that had ended, `running` those that had not.
+        sampler: how it came about: `name`; of a baseline, `also` the others that come to the same; else `seed`, and the
+            trials that it was computed from, as ranges of numbers, first and last included: `told` those that had
+            ended, `running` those that had not.
         config: the recipe's full configuration, nested, where the trial does not follow from `params`.
         parent: what it goes back to.
     """
@@ -57,10 +58,12 @@ class Baseline:
     Attributes:
         source: `default` or `preset:<name>`.
         config: the recipe's full configuration, nested.
+        also: other documented configurations that come to the same here.
     """
 
     source: str
     config: Mapping[str, Any]
+    also: tuple[str, ...] = ()
 
 
 def is_baseline(source: str) -> bool:
@@ -82,9 +85,9 @@ def baselines(
 ) -> tuple[Baseline, ...]:
     """The recipe's defaults and documented configurations, in the order in which they run, none of them twice.
 
-    A documented configuration that comes to the same as an earlier one is left out: training it again under common
-    random numbers would give the same curve. Each is defaults < preset < `train:`. What makes the trials of a search
-    comparable (length, evaluation, health rules, excluded classes) is that of the search.
+    A documented configuration that comes to the same as an earlier one is named by that (`also`) and not trained: under
+    common random numbers it would give the same curve. Each is defaults < preset < `train:`. What makes the trials of a
+    search comparable (length, evaluation, health rules, excluded classes) is that of the search.
 
     Args:
         config: the recipe's configuration class.
@@ -106,9 +109,12 @@ def baselines(
     found = [Baseline(DEFAULT, resolve(config, train=fixed, class_names=names).model_dump(mode="json"))]
     for name, values in presets.items():
         made = resolve(config, preset=values, train=fixed, class_names=names, where=f"train (preset {name})")
-        plain = made.model_dump(mode="json")
-        if all(plain != earlier.config for earlier in found):
-            found.append(Baseline(f"{PRESET}{name}", plain))
+        plain, source = made.model_dump(mode="json"), f"{PRESET}{name}"
+        same = next((place for place, earlier in enumerate(found) if earlier.config == plain), None)
+        if same is None:
+            found.append(Baseline(source, plain))
+        else:
+            found[same] = replace(found[same], also=(*found[same].also, source))
     return tuple(found)
 
 

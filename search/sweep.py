@@ -88,6 +88,9 @@ def _run(
     with Progress(lambda: log.state, total, options.console) as progress:
         for warning in setting.warnings:
             progress.say(f"data: {warning}")
+        for first in baselines_of(config, setting.class_names):
+            if first.also:
+                progress.say(f"{', '.join(first.also)}: the same as {first.source} here, and trained once")
         note = key_note(config.tracking.wandb)
         if note is not None:
             progress.say(note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -96,7 +96,7 @@ class Asked:
         self.ran.append(sitting.total)
         searcher, _ = sitting.assemble(log, sitting.config, sitting.total, lambda number, reason: None)
         while log.state.next_number < sitting.total:
-            number = searcher.suggest(str(log.state.next_number))["trial"]
+            number = cast(Any, searcher.suggest(str(log.state.next_number)))["trial"]
             log.append("started", trial=number, attempt=1)
             log.append("ended", trial=number, attempt=1, state="FAILED")
         return SweepResult(1, None, log.store.uri, {})

@@ -26,6 +26,7 @@ from search.suggestion import baselines
 from tests.support import analytic
 from tests.support.analytic import MemoryLog, Search, asker_of, base_config, configured, essence, space_of
 from trainable.config import flatten
+from trainable.recipes import RECIPES
 from trainable.recipes.per_class import PerClassConfig
 
 ROOT = Path(__file__).parents[2]
@@ -436,8 +437,20 @@ def test_a_preset_that_comes_to_the_same_as_an_earlier_baseline_is_not_trained_a
         PerClassConfig, presets, train=train | {"grad_clip": 3.0}, base=base_config(), class_names=analytic.CLASSES
     )
     assert [baseline.source for baseline in found] == ["default"], "what the sweep fixes makes them all alike"
+    assert found[0].also == ("preset:same", "preset:own", "preset:again")
     found = baselines(PerClassConfig, presets, train=train, base=base_config(), class_names=analytic.CLASSES)
     assert [baseline.source for baseline in found] == ["default", "preset:same", "preset:own"]
+    asker = asker_of(baselines=found)
+    assert asker.ask(RunState(), 1).sampler == {"name": "baseline"}
+    assert asker.ask(RunState(), 2).sampler == {"name": "baseline", "also": ["preset:again"]}
+
+
+def test_a_documented_run_that_is_the_defaults_at_its_own_length_is_trained_once_at_any_other() -> None:
+    kind = RECIPES["self_training_rounds"]
+    train = {"steps": 500, "eval_every_steps": 50, "batch_size": 4}
+    presets = {name: preset.values for name, preset in kind.presets.items() if preset.baseline}
+    found = baselines(kind.config, presets, train=train, base=train, class_names=("ground", "particle"))
+    assert [(one.source, one.also) for one in found] == [("default", ("preset:cryo",)), ("preset:pos_weight", ())]
 
 
 @pytest.mark.fault(

@@ -32,7 +32,7 @@ class RoundsConfig(Section):
 
     number: int = knob(3, legal=(1, 20), search=(1, 5), help="Rounds of self-training.")
     init_share: float = knob(
-        0.526, legal=(0.01, 0.99), search=(0.3, 0.9),
+        0.5263, legal=(0.01, 0.99), search=(0.3, 0.9),
         help="Share of the steps that goes to the supervised beginning; the rounds share the rest.",
     )  # fmt: skip
     lr: float = knob(

@@ -68,8 +68,8 @@ class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
     )  # fmt: skip
     presets: ClassVar[Mapping[str, Preset]] = {
         "cryo": Preset(
-            {"steps": 7_030, "batch_size": 128, "eval_every_steps": 370, "rounds.init_share": 100 / 190,
-             "rounds.number": 3, "optimizer.restart_steps": 370, "loss.pos_weight": 1.0},
+            {"steps": 7_030, "batch_size": 128, "eval_every_steps": 370, "rounds.number": 3,
+             "optimizer.restart_steps": 370, "loss.pos_weight": 1.0},
             "the documented run in its own length: 100 + 3 x 30 passes over 4,653 images in batches of 128",
         ),
         "cryo_unet": Preset(
