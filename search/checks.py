@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from search.address import address_fault
 from search.metric_columns import objectives
 from spaces import SearchSpace
 from trainable.batch_norm import POOLING_ARCHITECTURES, one_image
@@ -18,6 +19,7 @@ from trainable.metrics.objective import Direction
 from trainable.models import check_network
 from trainable.recipes import RECIPES
 from trainable.recipes.interface import Recipe
+from trainable.task import Task
 
 
 def flat_train(
@@ -149,6 +151,15 @@ def check_space(
         faults += error.faults
 
 
+def check_classes(recipe: type[Recipe[Any]], names: tuple[str, ...], faults: list[Fault]) -> None:
+    """A recipe of two classes takes no others; without this its trials would say so, one by one."""
+    if names:
+        try:
+            recipe.adapt(Task(names, (0,) * len(names)))
+        except ConfigError as error:
+            faults += error.faults
+
+
 def check_batch(config: RecipeConfig, workers: int, faults: list[Fault]) -> None:
     """Workers must share a batch evenly, and some networks cannot normalize one image of each."""
     faults += uneven_batches(config, workers)
@@ -189,8 +200,10 @@ def is_weight_file(key: str, value: str) -> bool:
 
 
 def check_place(run: str, faults: list[Fault]) -> None:
-    """A run's folder must lie in folders."""
+    """A run's folder must lie in folders, and its address be one of a storage that is known."""
     if "://" in run:
+        fault = None if run.startswith("file://") else address_fault(run)
+        faults += [] if fault is None else [Fault("storage", fault)]
         return
     there = next((path for path in (Path(run), *Path(run).parents) if path.exists()), None)
     if there is not None and not there.is_dir():

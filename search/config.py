@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from search.checks import (
     check_batch,
+    check_classes,
     check_networks,
     check_objective,
     check_place,
@@ -174,6 +175,7 @@ def _check_meaning(data: Mapping[str, Any], made: SweepConfig | RunConfig | None
         return
     fault = None if section is None else dimension_fault(recipe, section.ndim)
     faults += [] if fault is None else [fault]
+    check_classes(recipe, names, faults)
     preset = find_preset(recipe, data.get("preset"), faults)
     config = check_train(recipe, preset, train, names, faults)
     if config is None:

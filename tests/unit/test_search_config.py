@@ -418,3 +418,11 @@ def test_an_unknown_section_of_an_override_says_where_it_came_from(folder: Path,
     found = messages(folder, GOOD, (given,))
     assert [message.partition(": ")[0] for message in found] == [where], found
     assert "unknown key" in found[0]
+
+
+def test_a_recipe_of_two_classes_is_refused_where_there_are_more(folder: Path) -> None:
+    assert load_sweep(written(folder, SURFACE)).recipe == "surface"
+    table = folder / "data" / "class_mapping.csv"
+    table.write_text("class_name,class_color\nland,1 2 3\nroad,4 5 6\nroof,7 8 9\n")
+    [message] = messages(folder, SURFACE)
+    assert message.startswith("sweep.yaml:2:recipe: surface must have two classes") and "land, road, roof" in message
