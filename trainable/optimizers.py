@@ -20,7 +20,7 @@ class OptimizerSpec:
 
     Attributes:
         nets: names of the networks whose parameters it updates.
-        lr: step of the phase to learning rate.
+        lr: step of the phase to learning rate. lr_floor: below which no parameter's rate goes.
         name: sgd, adam or adamw.
         head_lr_mult: factor for every parameter outside a module named `encoder`.
         head_bias_lr_mult: further factor for the biases among them. head_bias_decay: whether those decay.
@@ -30,6 +30,7 @@ class OptimizerSpec:
 
     nets: tuple[str, ...]
     lr: Callable[[int], float]
+    lr_floor: float = 0.0
     name: OptimizerName = "sgd"
     head_lr_mult: float = 1.0
     head_bias_lr_mult: float = 1.0
@@ -74,9 +75,9 @@ class Optimizer:
 
     def set_lr(self, lr: float) -> None:
         """Write the learning rate of the coming step into the device's tensors, without waiting."""
-        self._lr.fill_(lr)
+        self._lr.fill_(max(lr, self.spec.lr_floor))
         for group, factor in zip(self._optimizer.param_groups, self._factors, strict=True):
-            group["lr"].fill_(lr * factor)
+            group["lr"].fill_(max(lr * factor, self.spec.lr_floor))
 
     @property
     def lr(self) -> Tensor:

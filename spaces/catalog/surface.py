@@ -55,6 +55,6 @@ register(
     {
         "optimizer.lr": RATE,
         "loss": {**_LOSS, "focal_alpha": {}},
-        "volume": {"filters": {}, "depth": {"low": 3, "high": 4}},
+        "volume": {"filters": {}, "depth": {}},
     },
 )

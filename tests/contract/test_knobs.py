@@ -44,9 +44,13 @@ OWN: dict[str, dict[str, Any]] = {
 UNDER: dict[str, dict[str, Any]] = {
     "optimizer.power": {"optimizer.schedule": "poly"},
     "optimizer.momentum": {"optimizer.name": "sgd"},
-    "optimizer.poly_every_steps": {"optimizer.schedule": "poly"},
+    "optimizer.poly_every_steps": {"optimizer.schedule": "step_poly"},
     "optimizer.lr_floor": {"optimizer.schedule": "poly"},
-    "optimizer.restart_growth": {"optimizer.restart_steps": 1},
+    "optimizer.restart_steps": {"optimizer.schedule": "warm_restarts"},
+    "optimizer.restart_growth": {"optimizer.schedule": "warm_restarts", "optimizer.restart_steps": 1},
+    "optimizer.restart_floor": {"optimizer.schedule": "warm_restarts", "optimizer.restart_steps": 2},
+    "optimizer.plateau_factor": {"optimizer.schedule": "plateau", "optimizer.plateau_patience": 0},
+    "optimizer.plateau_patience": {"optimizer.schedule": "plateau"},
     "selection.momentum": {"threshold_mode": "freematch"},
     "selection.ramp_start": {"threshold_mode": "linear_ramp", "threshold": 0.9},
     "selection.ramp_share": {"threshold_mode": "linear_ramp", "threshold": 0.9},
@@ -85,6 +89,7 @@ UNDER: dict[str, dict[str, Any]] = {
 """Under what a knob acts that rests in the recipe's own setting; what the recipe does not have is left out."""
 
 OTHER: dict[str, Any] = {
+    "optimizer.restart_steps": [3], "optimizer.poly_every_steps": [3], "optimizer.plateau_patience": [0, 2],
     "optimizer.warmup_steps": [3], "st.ramp_steps": [4], "st.start_step": [2], "volume.depth": [3],
     "scale_max": [48], "scale_min": [16, 32], "scale_every_steps": [0],
     "batch_size": [4], "crop_size": [48], "d_warmup_steps": [3], "d_threshold_ramp_steps": [6],

@@ -64,7 +64,7 @@ def traced(kind: type[Recipe[Any]], train: dict[str, Any], data: Dataset, *, lin
     found |= _evaluated(recipe, nets, data)
     remember: dict[str, float] = {}
     for value in (1.0, 1.0, 1.0, 1.0):
-        recipe.after_evaluation({"val/loss": value}, remember)
+        recipe.after_evaluation(dict.fromkeys(("val/loss", "val/miou", "val/f1"), value), remember)
         found[f"remembered/{len(found)}"] = dict(remember)
     return found
 

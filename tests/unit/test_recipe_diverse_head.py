@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tests.support.steps import NAMES, Bench, bench, views
 from trainable.config import resolve
 from trainable.models import Segmenter
+from trainable.optimizers import Optimizer
 from trainable.recipes import get_recipe
 from trainable.recipes.diverse_head import Keep
 from trainable.task import Task
@@ -225,14 +226,20 @@ def test_presets_are_those_of_the_two_scripts() -> None:
         assert cfg.optimizer.lr * cfg.optimizer.head_lr_mult == pytest.approx(0.01)
 
 
-def test_the_rate_falls_to_its_floor() -> None:
+def test_the_rates_of_the_encoder_and_of_the_heads_each_fall_to_the_floor() -> None:
     spec = with_preset("DF").phases()[0].optimizers["net"]
-    rates = [spec.lr(step) for step in (0, 7_500, 14_999, 15_000)]
-    assert rates == pytest.approx([1e-3, 1e-3 * 0.5**0.9, 1e-6, 1e-6])
+    net = nn.Module()
+    net.encoder, net.heads = nn.Linear(1, 1), nn.Linear(1, 1)
+    made, last = Optimizer(spec, {"net": net}), 1e-2 * (1 / 15_000) ** 0.9
+    expected = {0: [1e-3, 1e-2], 7_500: [1e-3 * 0.5**0.9, 1e-2 * 0.5**0.9], 14_999: [1e-6, last], 15_000: [1e-6] * 2}
+    for step, rates in expected.items():
+        made.set_lr(spec.lr(step))
+        assert [group["lr"].item() for group in made.state_dict()["param_groups"]] == pytest.approx(rates)
+        assert made.lr.item() == pytest.approx(rates[0])
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_other_schedules_have_no_floor(schedule: str) -> None:
-    recipe = with_preset(None, optimizer={"schedule": schedule, "warmup_steps": 10})
-    assert recipe.learning_rate(0) == 0 and recipe.learning_rate(10) == pytest.approx(1e-3)
-    assert (recipe.learning_rate(14_999) < 1e-9) == (schedule == "cosine")
+    spec = with_preset(None, optimizer={"schedule": schedule, "warmup_steps": 10}).phases()[0].optimizers["net"]
+    assert spec.lr_floor == spec.lr(0) == 0 and spec.lr(10) == pytest.approx(1e-3)
+    assert (spec.lr(14_999) < 1e-9) == (schedule == "cosine")

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load
 
-from tests.support.images import dots_dataset
+from tests.support.images import Blocks, dots_dataset
 from tests.support.recipe_rows import ROWS, run_row
 from trainable import losses
 from trainable.config import resolve
-from trainable.data.augment import Views, normalize
+from trainable.data.augment import Views, make_views, normalize
+from trainable.data.loaders import StreamSampler
 from trainable.data.tone import standardized
 from trainable.errors import ConfigError
 from trainable.metrics.particles import find_centers, match_points
@@ -92,7 +93,10 @@ def test_targets_follow_the_thresholds_of_the_round_and_marks_overrule(keep: boo
     expected = {1: [[255, 255, 255, 255]], 2: [[1, 255, 0, 0]]}
     for number, unlabeled in expected.items():
         written: dict[int, Any] = {}
-        recipe.begin_phase(recipe.phases()[number], context(recipe, number, maps, labels, written))
+        given = context(recipe, number, maps, labels, written)
+        given.remember["lr_scale/net"] = 0.5
+        recipe.begin_phase(recipe.phases()[number], given)
+        assert given.remember["lr_scale/net"] == 1.0
         assert written[7].tolist() == unlabeled and written[7].dtype == np.uint8
         marked = [[0, 0, 0, 1]] if keep else [[*unlabeled[0][:3], 1]]
         assert written[4].tolist() == marked
@@ -235,6 +239,22 @@ def test_an_image_is_scaled_by_itself_in_training_and_in_prediction() -> None:
     torch.testing.assert_close(one[:, 1:], net(learned).sigmoid(), rtol=1e-3, atol=1e-4)
     other = made(augment=STILL | {"standardize": False})
     assert torch.equal(other.probabilities(nets, normalize(seen))[:, 1:], net(other.augmented(view).image).sigmoid())
+
+
+def test_a_crop_is_learned_as_it_is_predicted_within_its_image() -> None:
+    source = Blocks([(64, 64)] * 2, 2)
+    for image in source.images:
+        image[:, :32], image[:, 32:] = 60, 200
+    recipe = made(augment=STILL, crop_size=32, batch_size=8)
+    for phase in recipe.phases()[:2]:
+        (stream,) = phase.streams
+        targets = dict(enumerate(source.masks))
+        view = make_views(StreamSampler(stream, source, [0, 1], [(64, 64)] * 2, seed=1, targets=targets).batch(0))
+        learned = recipe.augmented(view).image
+        # Of the whole images every value is -1 or 1; of a crop that is uneven they would be others.
+        assert ((learned.abs() - 1).abs() < 1e-3).float().mean() > 0.9
+        assert learned.mean((1, 2, 3)).abs().max() > 0.3
+    assert not made(augment=STILL | {"standardize": False}).phases()[0].streams[0].levels
 
 
 def test_tversky_takes_the_place_of_dice() -> None:

@@ -26,8 +26,27 @@ class OptimizerConfig(Section):
     warmup_steps: int = knob(
         1000, legal=(0, 10**9), search=(0, 5000), unit="steps", in_steps=True, help="Linear learning-rate warm-up."
     )  # fmt: skip
-    schedule: Literal["cosine", "poly", "constant"] = knob("cosine", help="Decay after the warm-up.")
-    power: float = knob(0.9, legal=(0.0, 10.0), search=(0.5, 2.0), help="Exponent of the poly schedule.")
+    schedule: Literal["cosine", "poly", "step_poly", "warm_restarts", "plateau", "constant"] = knob(
+        "cosine", help="Decay after the warm-up; each but cosine and constant has numbers of its own below."
+    )
+    power: float = knob(0.9, legal=(0.0, 10.0), search=(0.5, 2.0), help="Exponent of poly and step_poly.")
+    poly_every_steps: int = knob(10, legal=(1, 10**6), unit="steps", help="step_poly changes at multiples of this.")
+    restart_steps: int = knob(
+        1000, legal=(1, 10**9), search=(200, 5000), unit="steps", in_steps=True,
+        help="Steps of the first cosine of warm_restarts, after which the rate starts anew.",
+    )  # fmt: skip
+    restart_growth: int = knob(2, legal=(1, 10), search=(1, 3), help="How many times as long each further cosine is.")
+    restart_floor: float = knob(
+        1e-3, legal=(0.0, 1.0), search=(1e-4, 1e-1), scale="log", help="Lowest rate of a cosine, over lr."
+    )
+    plateau_factor: float = knob(
+        0.5, legal=(0.01, 1.0), search=(0.1, 0.8),
+        help="What plateau multiplies the rate by where the watched metric stops improving; 1 = never cut.",
+    )  # fmt: skip
+    plateau_patience: int = knob(
+        5, legal=(0, 10**6), search=(2, 20), unit="evaluations",
+        help="Evaluations without an improvement before plateau cuts.",
+    )  # fmt: skip
 
 
 class SelfTrainingConfig(Section):

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from trainable import health, losses, schedules
+from trainable import health, losses
 from trainable.config import (
     HealthConfig,
     OptimizerConfig,
@@ -28,6 +28,7 @@ from trainable.optimizers import OptimizerSpec
 from trainable.pseudo_labels.images import select_images
 from trainable.pseudo_labels.target import Target
 from trainable.recipes.interface import Batch, Nets, Opt, Phase, Recipe, Sched, StepOut
+from trainable.recipes.rates import factor
 from trainable.recipes.watch import shared_rules
 
 _YARDSTICK = "it is the yardstick that makes the trials of a search comparable"
@@ -40,9 +41,6 @@ class AdversarialOptimizerConfig(OptimizerConfig):
         None, legal=(1, 10**9), unit="steps", in_steps=True,
         help="Step at which the decay of the network's rate ends; left out: steps. From there on the rate is 0.",
     )  # fmt: skip
-    poly_every_steps: int = knob(
-        1, legal=(1, 10**6), unit="steps", help="The poly schedule changes at multiples of this."
-    )
     head_bias_lr_mult: float = knob(
         1.0, legal=(0.0, 1000.0), search=(0.5, 4.0), scale="log",
         help="Learning rate of the biases outside the encoder, over that of the weights there.",
@@ -141,26 +139,11 @@ class AdversarialConfig(RecipeConfig):
 A = TypeVar("A", bound=AdversarialConfig)
 
 
-def rate_factor(opt: AdversarialOptimizerConfig, step: int, total: int, every: int = 1) -> float:
-    """Factor of a base learning rate: linear warm-up, and the decay of `optimizer.schedule` until `total`.
-
-    Args:
-        opt: the schedule. step: of the run. total: where the decay ends. every: the poly schedule changes at multiples.
-
-    >>> opt = AdversarialOptimizerConfig(schedule="poly", warmup_steps=0)
-    >>> [round(2.5e-4 * rate_factor(opt, step, 20_000, 10), 6) for step in (0, 5_005, 10_000, 20_000)]
-    [0.00025, 0.000193, 0.000134, 0.0]
-    """
-    if opt.schedule == "cosine":
-        return schedules.cosine_warmup(step, total, opt.warmup_steps)
-    warm = min(1.0, step / opt.warmup_steps) if opt.warmup_steps else 1.0
-    return warm * (schedules.step_poly(step, total, opt.power, every) if opt.schedule == "poly" else 1.0)
-
-
 class Adversarial(Recipe[A]):
     """A segmentation network `net` and a discriminator `d`."""
 
     metrics: ClassVar[tuple[str, ...]] = ("d_score/fake", "d_score/real", "d_threshold", "lr/d")
+    scheduled: ClassVar[tuple[str, ...]] = ("net", "d")
 
     def network(self) -> nn.Module:
         """A new segmentation network."""
@@ -194,14 +177,16 @@ class Adversarial(Recipe[A]):
     def optimizers(self, start: int) -> dict[str, OptimizerSpec]:
         """The optimizers of a phase that begins at step `start` of the run."""
         cfg, opt = self.cfg, self.cfg.optimizer
-        horizon, every = opt.decay_steps or cfg.steps, opt.poly_every_steps
+        horizon = opt.decay_steps or cfg.steps
+        # The original changes the discriminator's rate at every step, also where it steps the network's.
+        smooth = opt.model_copy(update={"schedule": "poly"}) if opt.schedule == "step_poly" else opt
         net = OptimizerSpec(
-            ("net",), lambda step: opt.lr * rate_factor(opt, start + step, horizon, every), name=opt.name,
+            ("net",), lambda step: opt.lr * factor(opt, start + step, horizon), name=opt.name,
             head_lr_mult=opt.head_lr_mult, head_bias_lr_mult=opt.head_bias_lr_mult, momentum=opt.momentum,
             head_bias_decay=opt.head_bias_decay, weight_decay=opt.weight_decay, clip=cfg.grad_clip,
         )  # fmt: skip
         d = OptimizerSpec(
-            ("d",), lambda step: cfg.d_lr * rate_factor(opt, start + step, cfg.steps), name="adam",
+            ("d",), lambda step: cfg.d_lr * factor(smooth, start + step, cfg.steps), name="adam",
             betas=(cfg.d_beta1, cfg.d_beta2), clip=cfg.grad_clip,
         )  # fmt: skip
         return {"net": net, "d": d}

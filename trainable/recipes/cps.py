@@ -89,6 +89,7 @@ class CPS(SelectingRecipe[CPSConfig]):
         ),
     }  # fmt: skip
     labelers: ClassVar[tuple[str, ...]] = ("net", "second")
+    scheduled: ClassVar[tuple[str, ...]] = ("net", "second")
 
     @property
     def evaluated(self) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from trainable import health, losses, schedules
+from trainable import health, losses
 from trainable.config import (
     HealthConfig,
     OptimizerConfig,
@@ -25,6 +25,7 @@ from trainable.optimizers import OptimizerSpec
 from trainable.pseudo_labels.images import vote_target
 from trainable.pseudo_labels.target import Target
 from trainable.recipes.interface import Batch, Draw, Nets, Opt, Phase, Preset, Recipe, Sched, StepOut
+from trainable.recipes.rates import learning_rate
 from trainable.recipes.selection import SelectingConfig
 from trainable.recipes.watch import shared_rules
 
@@ -34,7 +35,7 @@ class DiverseOptimizerConfig(OptimizerConfig):
 
     lr_floor: float = knob(
         1e-6, legal=(0.0, 1.0), search=(1e-7, 1e-4), scale="log",
-        help="Rate of the encoder below which the poly schedule does not go.",
+        help="Rate below which poly and step_poly do not go, of the encoder and of the rest each.",
     )  # fmt: skip
 
 
@@ -182,7 +183,8 @@ class DiverseHead(Recipe[DiverseHeadConfig]):
             Stream("unlabeled", "unlabeled", number, cfg.crop_size, weak, labels="none", start_step=cfg.st.start_step),
         )
         net = OptimizerSpec(
-            ("net",), self.learning_rate, name=opt.name, head_lr_mult=opt.head_lr_mult, momentum=opt.momentum,
+            ("net",), lambda step: learning_rate(cfg, step), name=opt.name, head_lr_mult=opt.head_lr_mult,
+            lr_floor=min(opt.lr_floor, opt.lr) if opt.schedule in ("poly", "step_poly") else 0.0, momentum=opt.momentum,
             weight_decay=opt.weight_decay, clip=cfg.grad_clip,
         )  # fmt: skip
         keep = Keep(cfg.num_heads, cfg.freeze_draws, cfg.freeze_start_step)
@@ -192,16 +194,6 @@ class DiverseHead(Recipe[DiverseHeadConfig]):
 
         draws: dict[str, Draw] = {"keep": keep, "head": head}
         return [Phase("diverse", cfg.steps, streams, {"net": net}, {"st.weight": self.st_weight}, draws)]
-
-    def learning_rate(self, step: int) -> float:
-        """The encoder's rate: `optimizer.schedule` after a linear warm-up."""
-        opt, total = self.cfg.optimizer, self.cfg.steps
-        if opt.schedule == "cosine":
-            return opt.lr * schedules.cosine_warmup(step, total, opt.warmup_steps)
-        warm = min(1.0, step / opt.warmup_steps) if opt.warmup_steps else 1.0
-        if opt.schedule == "constant":
-            return opt.lr * warm
-        return warm * max(opt.lr * schedules.poly(step, total, opt.power), min(opt.lr_floor, opt.lr))
 
     def st_weight(self, step: int) -> float:
         """`st.weight`, after a linear ramp of `st.ramp_steps` from `st.start_step`."""

@@ -28,6 +28,7 @@ from trainable.metrics.objective import Direction, Objective, direction_of
 from trainable.models import STRIDE
 from trainable.optimizers import Optimizer, OptimizerSpec
 from trainable.pseudo_labels.target import Target
+from trainable.recipes.rates import follow_plateau
 from trainable.task import Task
 
 C = TypeVar("C", bound=RecipeConfig)
@@ -156,6 +157,8 @@ class Recipe(ABC, Generic[C]):
         needs_unlabeled: whether unlabeled images must be there.
         ndims: 2 where it takes images, 3 where it takes volumes.
         metrics: names of what its evaluations report beside what every recipe's do.
+        scheduled: the optimizers whose rates `optimizer.schedule` decides.
+        plateau: the metric that the schedule `plateau` watches, and its direction; None for the objective.
         precision: context for forward passes; the loop sets it to autocast where AMP is on.
     """
 
@@ -170,6 +173,8 @@ class Recipe(ABC, Generic[C]):
     needs_unlabeled: ClassVar[bool] = True
     ndims: ClassVar[tuple[int, ...]] = (2,)
     metrics: ClassVar[tuple[str, ...]] = ()
+    scheduled: ClassVar[tuple[str, ...]] = ("net",)
+    plateau: ClassVar[tuple[str, Direction] | None] = None
 
     def __init__(self, cfg: C, task: Task) -> None:
         self.cfg = cfg
@@ -281,7 +286,12 @@ class Recipe(ABC, Generic[C]):
         """
 
     def after_evaluation(self, record: Mapping[str, float | None], remember: dict[str, float]) -> None:
-        """Look at an evaluation; `remember["lr_scale/<optimizer>"]` scales that optimizer's rate from now on."""
+        """Look at an evaluation; `remember["lr_scale/<optimizer>"]` scales that optimizer's rate from now on.
+
+        Where `optimizer.schedule` is `plateau`, it cuts the rates when the recipe's metric stops improving.
+        """
+        metric, direction = self.plateau or (self.objective, self.direction)
+        follow_plateau(self.cfg, record.get(metric), direction, self.scheduled, remember)
 
     def rules(self) -> list[Rule]:
         """Health rules."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from trainable import ema, health, losses, schedules
+from trainable import ema, health, losses
 from trainable.config import LabeledRecipeConfig, PixelRecipeConfig, RecipeConfig, per_class
 from trainable.data.streams import Geometry, MultiScale, Photometric, Stream
 from trainable.losses.reduction import Normalize
@@ -15,21 +15,12 @@ from trainable.models import segmenter
 from trainable.optimizers import OptimizerSpec
 from trainable.pseudo_labels.target import Target
 from trainable.recipes.interface import Recipe
+from trainable.recipes.rates import learning_rate
 from trainable.recipes.watch import shared_rules
 from trainable.task import IGNORE
 
 L = TypeVar("L", bound=LabeledRecipeConfig)
 P = TypeVar("P", bound=PixelRecipeConfig)
-
-
-def learning_rate(cfg: RecipeConfig, step: int) -> float:
-    """The base learning rate at a step, by `optimizer.schedule` after a linear warm-up."""
-    opt = cfg.optimizer
-    if opt.schedule == "cosine":
-        return opt.lr * schedules.cosine_warmup(step, cfg.steps, opt.warmup_steps)
-    warm = min(1.0, step / opt.warmup_steps) if opt.warmup_steps else 1.0
-    decay = schedules.poly(step, cfg.steps, opt.power) if opt.schedule == "poly" else 1.0
-    return opt.lr * warm * decay
 
 
 def optimizer_spec(cfg: RecipeConfig, *nets: str) -> OptimizerSpec:

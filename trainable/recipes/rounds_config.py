@@ -14,19 +14,6 @@ from trainable.recipes.binary import LabeledAugmentConfig
 _FLAW = "it reproduces a flaw"
 
 
-class RoundOptimizerConfig(OptimizerConfig):
-    """The optimizer of the supervised beginning; every round has a fresh Adam."""
-
-    restart_steps: int = knob(
-        1000, legal=(0, 10**9), search=(200, 5000), unit="steps", in_steps=True,
-        help="Steps of the first cosine, after which the rate starts anew; 0 = no restarts.",
-    )  # fmt: skip
-    restart_growth: int = knob(2, legal=(1, 10), search=(1, 3), help="How many times as long each further cosine is.")
-    restart_floor: float = knob(
-        1e-3, legal=(0.0, 1.0), search=(1e-4, 1e-1), scale="log", help="Lowest rate of a cosine, over optimizer.lr."
-    )
-
-
 class RoundsConfig(Section):
     """How many rounds, how long, and what becomes a label in them."""
 
@@ -151,8 +138,8 @@ class SelfTrainingRoundsConfig(RecipeConfig):
     architecture: str = redeclared(RecipeConfig, "architecture", "unet")
     encoder: str = redeclared(RecipeConfig, "encoder", "resnet34")
     grad_clip: float = redeclared(RecipeConfig, "grad_clip", 0.0)
-    optimizer: RoundOptimizerConfig = RoundOptimizerConfig(
-        name="adamw", lr=1e-3, weight_decay=1e-4, head_lr_mult=1.0, warmup_steps=0, schedule="constant"
+    optimizer: OptimizerConfig = OptimizerConfig(
+        name="adamw", lr=1e-3, weight_decay=1e-4, head_lr_mult=1.0, warmup_steps=0, schedule="warm_restarts"
     )
     loss: RoundLossConfig = RoundLossConfig()
     rounds: RoundsConfig = RoundsConfig()

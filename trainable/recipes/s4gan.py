@@ -46,8 +46,8 @@ AS_PUBLISHED: dict[str, Any] = {
 """What every system of this family has in common, as its first version was published."""
 
 ALS4GAN: dict[str, Any] = AS_PUBLISHED | {
-    "optimizer.poly_every_steps": 10, "optimizer.head_bias_lr_mult": 2.0, "optimizer.head_bias_decay": False,
-    "st.start_step": 1001,
+    "optimizer.schedule": "step_poly", "optimizer.poly_every_steps": 10, "optimizer.head_bias_lr_mult": 2.0,
+    "optimizer.head_bias_decay": False, "st.start_step": 1001,
 }  # fmt: skip
 
 _V1 = ALS4GAN | {

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from trainable import figures, health, losses, schedules
+from trainable import figures, health, losses
 from trainable.data.augment import Views
 from trainable.data.tone import denormalize, known_pixels, renormalize, standardized, toned, toned_by_level
 from trainable.data.warp import Warp, warped
@@ -35,7 +35,7 @@ from trainable.recipes.interface import (
     StepOut,
 )
 from trainable.recipes.particles import ParticleExaminer
-from trainable.recipes.pixel import learning_rate
+from trainable.recipes.rates import learning_rate
 from trainable.recipes.rounds_config import SelfTrainingRoundsConfig
 from trainable.recipes.watch import shared_rules
 from trainable.task import IGNORE, Task
@@ -146,12 +146,7 @@ class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
 
     def first_rate(self, step: int) -> float:
         """The learning rate at a step of the supervised beginning."""
-        opt = self.cfg.optimizer
-        rate = learning_rate(self.cfg, step)
-        if not opt.restart_steps or step < opt.warmup_steps:
-            return rate
-        since = step - opt.warmup_steps
-        return rate * schedules.warm_restarts(since, opt.restart_steps, opt.restart_growth, opt.restart_floor)
+        return learning_rate(self.cfg, step, max(self.lengths()[0], self.cfg.optimizer.warmup_steps + 1))
 
     def thresholds(self, k: int) -> tuple[float, float]:
         """The thresholds (positive, negative) of round k, from 1 on."""
@@ -165,6 +160,8 @@ class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
         """Write the round's targets."""
         if context.phase == 0:
             return
+        # The rate of a round is its own: what a plateau cut ends with the supervised beginning.
+        context.remember.update({"round": float(context.phase), "lr_scale/net": 1.0})
         positive, negative = self.thresholds(context.phase)
         self._writing = True
         try:
@@ -265,6 +262,11 @@ class SelfTrainingRounds(Recipe[SelfTrainingRoundsConfig]):
         return losses.tversky_loss(
             logits, view.label, alpha=cfg.tversky_alpha, beta=cfg.tversky_beta, valid=view.valid, ignore_index=IGNORE
         )
+
+    def after_evaluation(self, record: Mapping[str, float | None], remember: dict[str, float]) -> None:
+        """As for every recipe, in the supervised beginning."""
+        if not remember.get("round"):
+            super().after_evaluation(record, remember)
 
     # -- watching ----------------------------------------------------------------------------------------------
 

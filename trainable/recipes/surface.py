@@ -10,12 +10,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from trainable import health, losses, schedules
+from trainable import health, losses
 from trainable.data.augment import Views
 from trainable.data.balance import Balance
 from trainable.data.tone import denormalize, known_pixels, renormalize, stretched, toned
 from trainable.data.warp import quarter_turned
 from trainable.errors import ConfigError, Fault
+from trainable.metrics.objective import Direction
 from trainable.models import segmenter
 from trainable.models_3d import fitted_window, sliding_window, volume_segmenter
 from trainable.recipes.binary import sigmoid_task, tone_of, training_stream
@@ -48,6 +49,7 @@ class Surface(Recipe[SurfaceConfig]):
     }  # fmt: skip
     config: ClassVar[type[SurfaceConfig]] = SurfaceConfig
     objective: ClassVar[str] = "val/f1"
+    plateau: ClassVar[tuple[str, Direction] | None] = ("val/loss", "min")
     needs_unlabeled: ClassVar[bool] = False
     ndims: ClassVar[tuple[int, ...]] = (2, 3)
     metrics: ClassVar[tuple[str, ...]] = (
@@ -177,20 +179,6 @@ class Surface(Recipe[SurfaceConfig]):
         known = self._watcher.constants if self._watcher is not None else None
         self._watcher = SurfaceExaminer(self.cfg.loss, self.cfg.post, known)
         return self._watcher
-
-    def after_evaluation(self, record: Mapping[str, float | None], remember: dict[str, float]) -> None:
-        """Cut the learning rate where val/loss has stopped falling."""
-        opt = self.cfg.optimizer
-        value = record.get("val/loss")
-        if value is None or opt.plateau_factor >= 1.0:
-            return
-        plateau = schedules.Plateau(opt.plateau_factor, opt.plateau_patience, opt.warmup_steps)
-        start = plateau.state_dict()
-        plateau.load_state_dict({name: remember.get(f"plateau/{name}", start[name]) for name in start})
-        count = remember.get("plateau/evaluations", 0.0) + 1
-        remember["lr_scale/net"] = plateau.observe(value, int(count) * self.cfg.eval_every_steps)
-        remember["plateau/evaluations"] = count
-        remember |= {f"plateau/{name}": value for name, value in plateau.state_dict().items()}
 
     def rules(self) -> list[health.Rule]:
         """Those of every recipe, a loss at the constant answer's, and two corrections of one imbalance."""

@@ -12,19 +12,6 @@ from trainable.recipes.binary import LabeledAugmentConfig
 from trainable.recipes.surface_parts import SurfaceLossConfig, SurfacePostConfig
 
 
-class SurfaceOptimizerConfig(OptimizerConfig):
-    """The network's optimizer; its rate is cut where val/loss stops falling."""
-
-    plateau_factor: float = knob(
-        0.5, legal=(0.01, 1.0), search=(0.1, 0.8),
-        help="What the rate is multiplied by at a plateau of val/loss; 1 = never cut.",
-    )  # fmt: skip
-    plateau_patience: int = knob(
-        5, legal=(0, 10**6), search=(2, 20), unit="evaluations",
-        help="Evaluations without a lower val/loss before a cut.",
-    )  # fmt: skip
-
-
 class VolumeNetworkConfig(Section):
     """The network for volumes; images take `architecture` and `encoder`."""
 
@@ -80,8 +67,8 @@ class SurfaceConfig(RecipeConfig):
     architecture: str = redeclared(RecipeConfig, "architecture", "unet")
     encoder: str = redeclared(RecipeConfig, "encoder", "resnet34")
     grad_clip: float = redeclared(RecipeConfig, "grad_clip", 1.0)
-    optimizer: SurfaceOptimizerConfig = SurfaceOptimizerConfig(
-        name="adamw", lr=1e-2, weight_decay=1e-5, head_lr_mult=1.0, warmup_steps=500, schedule="constant"
+    optimizer: OptimizerConfig = OptimizerConfig(
+        name="adamw", lr=1e-2, weight_decay=1e-5, head_lr_mult=1.0, warmup_steps=500, schedule="plateau"
     )
     loss: SurfaceLossConfig = SurfaceLossConfig()
     unlabeled_as: Literal["ignore", "foreground", "background"] = knob(
