@@ -94,3 +94,9 @@ def test_every_exposure_would_be_found(cluster: dict[str, Any]) -> None:
 def test_the_secret_is_neither_in_the_file_nor_readable_by_others(cluster: dict[str, Any]) -> None:
     assert not re.search(r"(?i)(api_key|secret|password|aws_access)", PATH.read_text())
     assert any("chmod 600 ~/.ray/auth_token" in command for command in cluster["setup_commands"])
+
+
+def test_the_image_is_named_because_rays_default_is_older_than_what_is_installed(cluster: dict[str, Any]) -> None:
+    images = {node["node_config"]["ImageId"] for node in cluster["available_node_types"].values()}
+    assert len(images) == 1 and all(re.fullmatch(r"ami-[0-9a-f]{17}", image) for image in images)
+    assert "ubuntu-24.04" in PATH.read_text()
