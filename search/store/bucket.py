@@ -16,11 +16,11 @@ import obstore
 from obstore import exceptions
 from obstore.store import MemoryStore
 
+from search.address import address_fault
 from search.store.clock import Clock
 from trainable.errors import ConfigError, StoreAwayError, StoreError
 from trainable.faults import declare, fault_point
 
-SCHEMES = ("s3", "gs", "az", "memory")
 TRIES = 6
 REQUEST_S, BIG_REQUEST_S = 20.0, 600.0
 """How long one request may take, and one that carries or copies a checkpoint: over a slow line that takes minutes."""
@@ -72,18 +72,10 @@ class Bucket:
     def __init__(self, uri: str, clock: Clock, tries: int = TRIES) -> None:
         self.uri = uri.rstrip("/")
         self._clock, self._tries = clock, tries
-        parts = urlsplit(self.uri)
-        if parts.scheme not in SCHEMES or not parts.netloc:
-            raise ConfigError(
-                f"storage: must be a folder or {'://bucket/prefix, '.join(SCHEMES[:3])}://bucket/prefix, "
-                f"but got a {parts.scheme or 'bare'} address"
-            )
-        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-            raise ConfigError(
-                f"storage: {parts.scheme}://... must hold no credentials and no options, but has some; "
-                "put them into the environment (AWS_ACCESS_KEY_ID, ...)"
-            )
-        self._in_memory = parts.scheme == "memory"
+        fault = address_fault(self.uri)
+        if fault is not None:
+            raise ConfigError(f"storage: {fault}")
+        self._in_memory = self.uri.startswith("memory://")
         self._store = self._connect(REQUEST_S)
 
     @cached_property

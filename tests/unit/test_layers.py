@@ -34,7 +34,7 @@ trainable.loop trainable.predict trainable.relay trainable.watchdog
 trainable.worker
 spaces
 search
-search.metric_columns search.schema search.checks search.config
+search.address search.metric_columns search.schema search.checks search.config
 search.events search.trial_record search.run_state search.records search.store search.patient_log
 search.tables search.catching_up
 search.failure search.messages search.suggestion search.known search.asker search.scheduler search.searcher

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from search import preflight
+from search.config import load_sweep
 from search.preflight import _lacks, check_weights
 from search.store import open_store
 from tests.support.s3 import s3_server
+from tests.unit.test_search_config import GOOD, folder, messages, written
+
+__all__ = ["folder"]
 
 PROBE = "control/.probe-7"
 
@@ -36,6 +40,22 @@ def test_pretrained_weights_are_asked_for_once_each_and_never_for_volumes(monkey
     assert built == []
     check_weights(2, [train, train, train | {"encoder_weights": None}])
     assert built == [("unet", "resnet34", "imagenet")]
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [("ftp://host/x", "must be a folder or s3://bucket/prefix"), ("s3:///x", "must be a folder or s3://bucket/prefix"),
+     ("s3://key:sEcReT@bucket/x", "must hold no credentials"), ("s3://bucket/x", None), ("file:///tmp/runs", None)],
+)  # fmt: skip
+def test_an_address_that_cannot_keep_a_run_is_found_in_the_file(
+    folder: Path, storage: str, message: str | None
+) -> None:
+    text = GOOD.replace("./runs", storage)
+    if message is None:
+        assert load_sweep(written(folder, text)).storage == storage
+        return
+    [found] = messages(folder, text)
+    assert found.startswith("sweep.yaml:14:storage: ") and message in found and "sEcReT" not in found
 
 
 def test_folders_that_a_node_does_not_see_are_named(tmp_path: Path) -> None:
