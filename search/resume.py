@@ -123,7 +123,7 @@ def _plan(state: RunState, options: Options, add_trials: int, sets: tuple[str, .
     total = asked_for(state, changed, add_trials)
     setting = options.examine(config)
     _same_data(state, setting, config)
-    space = space_of(config, setting) if "space" in changed else None
+    space = space_of(config, setting) if "space" in changed or state.space_asked else None
     if space is not None:
         asker_of(config, space, opened_with(state))
     return _Plan(config, changed, total, space)
@@ -181,8 +181,13 @@ def changed_config(state: RunState, sets: tuple[str, ...]) -> tuple[SweepConfig,
     if faults or config is None:
         raise ConfigError(faults)
     after = flatten(config.model_dump(mode="json", by_alias=True))
-    changed = {name: after[name] for name in names if name in after}
+    changed = {
+        key: value
+        for key, value in after.items()
+        if any(key == name or key.startswith(f"{name}.") for name in names)
+    }
     if any(name == "space" or name.startswith("space.") for name in names):
+        changed = {key: value for key, value in changed.items() if not key.startswith("space")}
         changed["space"] = config.space
     return config, changed
 
@@ -203,7 +208,7 @@ def asked_for(state: RunState, changed: Mapping[str, Any], add_trials: int) -> i
     """How many trials the run is to have.
 
     Raises:
-        ConfigError: the number is not positive, or less than were asked for already.
+        ConfigError: trials are to be taken away.
     """
     if add_trials < 0:
         raise ConfigError([Fault("--add-trials", f"must be at least 0, but got add_trials={add_trials}")])

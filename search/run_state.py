@@ -24,6 +24,7 @@ class RunState:
         next_number: number of the next new trial.
         closed: payload of the last `closed`; None while the run is open.
         settings: what `resume --set` changed, later over earlier.
+        space_asked: whether another space is among them, of which no generation has begun yet.
         total: number of trials asked for, as last set; None when only the configuration says it.
         history: every row that stands, with its trial's number, in the order of the log.
         seq: the last event applied; -1 before the first.
@@ -38,6 +39,7 @@ class RunState:
     next_number: int = 0
     closed: dict[str, Any] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    space_asked: bool = False
     total: int | None = None
     resumes: int = 0
     history: list[tuple[int, Evaluation]] = field(default_factory=list, repr=False)
@@ -212,12 +214,13 @@ def _resumed(state: RunState, event: Event) -> None:
     state.resumes += 1
     state.closed = None
     state.settings.update(event.payload.get("set") or {})
+    state.space_asked = state.space_asked or "space" in (event.payload.get("set") or {})
     if event.payload.get("total") is not None:
         state.total = event.payload["total"]
 
 
 def _generation(state: RunState, event: Event) -> None:
-    state.generation = event.payload["generation"]
+    state.generation, state.space_asked = event.payload["generation"], False
     state.spaces[state.generation] = event.payload
     state.incompatible = {
         number for number in event.payload.get("incompatible", ()) if isinstance(number, int)

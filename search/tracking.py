@@ -116,14 +116,23 @@ class Publisher:
         Returns:
             How many evaluations were drawn.
         """
-        self.log.refresh()
+        if self.store.last_seq() != self.state.seq:
+            # Reading is the dear part, of a log that has grown for days.
+            self.log.refresh()
         drawn = 0
         for trial in self.state.trials.values():
+            if trial.number in self.position.finished and self._went_on(trial):
+                self.position.finished.discard(trial.number)
             if trial.number not in self.position.finished:
                 drawn += self._draw(trial)
         if drawn:
             self.position.write(self.store)
         return drawn
+
+    def _went_on(self, trial: TrialRecord) -> bool:
+        """Whether a trial whose end was drawn was started again since."""
+        last = self.position.steps.get(trial.number, -1)
+        return not trial.ended or (bool(trial.evaluations) and trial.step > last)
 
     def _draw(self, trial: TrialRecord) -> int:
         last = self.position.steps.get(trial.number, -1)

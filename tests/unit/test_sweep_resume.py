@@ -75,6 +75,16 @@ def test_changes_stay_for_the_resumes_after(tmp_path: Path) -> None:
         assert recorded_config(log.state)["search"]["trials"] == 9
 
 
+def test_a_whole_section_is_kept_as_its_keys_are(tmp_path: Path) -> None:
+    with opened(tmp_path) as log:
+        config, changed = changed_config(log.state, ("tracking.wandb={mode: offline, project: mine}",))
+        assert config.tracking.wandb.project == "mine"
+        assert changed == {"tracking.wandb.mode": "offline", "tracking.wandb.project": "mine",
+                           "tracking.wandb.entity": None}  # fmt: skip
+        log.append("resumed", set=changed, total=6)
+        assert changed_config(log.state, ())[0].tracking == config.tracking
+
+
 def test_a_data_root_is_relative_to_where_the_user_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +220,25 @@ def test_what_another_has_changed_may_refuse_a_resume_and_then_the_run_is_left(
     assert RunLog.open(store).state.resumes == 1
     store.acquire(heartbeat=False)
     store.release()
+
+
+def test_a_kill_between_a_new_space_and_its_generation_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile = Meanwhile(tmp_path, monkeypatch)
+    new = ("space={st.weight: {low: 0.5, high: 0.9}}",)
+
+    def killed(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("search.resume._new_generation", killed)
+        meanwhile.resume(add_trials=1, sets=new)
+    state = RunLog.open(open_store(tmp_path / NAME)).state
+    assert state.generation == 0 and state.space_asked
+    state = meanwhile.resume()
+    assert state.generation == 1 and not state.space_asked and list(state.spaces[1]["space"]["entries"])
+    assert meanwhile.resume().generation == 1
 
 
 def test_what_an_earlier_driver_was_asked_does_not_stop_the_next(

@@ -24,7 +24,7 @@ from search.store import RunLog, open_store
 from search.tracking import POSITION, Publisher, publish
 from search.wandb_key import key_note, mode_of
 from tests.support.fault_page import Observed
-from tests.support.runs import unbroken
+from tests.support.runs import opened, unbroken
 from trainable.errors import StoreError
 
 
@@ -97,6 +97,27 @@ def test_a_publisher_that_dies_goes_on_where_it_was(tmp_path: Path) -> None:
     publish(run, WandbConfig(), "online", **seams(server))
     again = next(r for r in server.runs if r.settings["config"]["trial"] == trial.number)
     assert [step for step, _ in again.rows] == [e.step for e in trial.evaluations[1:]]
+
+
+def test_a_failed_trial_that_is_started_again_is_drawn_on(tmp_path: Path) -> None:
+    run, ask = str(tmp_path / "run"), {"source": "sampled", "params": {}, "coords": {}, "config": {}}
+    row = {"trial": 0, "time_s": 1.0, "objective": 0.5, "record": {"val/miou": 0.5}, "decision": {"action": "continue"}}
+    server, log = FakeWandb(), RunLog.create(open_store(run), heartbeat=False, **opened())
+    log.append("asked", trial=0, **ask)
+    log.append("started", trial=0, attempt=1)
+    log.append("evaluated", attempt=1, step=5, **row)
+    log.append("ended", trial=0, attempt=1, state="FAILED")
+    log.append("asked", **(ask | {"trial": 1}))
+    log.append("ended", trial=1, attempt=1, state="FAILED")
+    publisher = Publisher(run, WandbConfig(), "online", **seams(server))
+    assert (publisher.catch_up(), publisher.catch_up(), publisher.position.finished) == (1, 0, {0, 1})
+    log.append("started", trial=0, attempt=2)
+    log.append("evaluated", attempt=2, step=10, **row)
+    log.append("ended", trial=0, attempt=2, state="COMPLETE")
+    log.close()
+    assert (publisher.catch_up(), publisher.catch_up()) == (1, 0)
+    assert [[step for step, _ in drawn.rows] for drawn in server.runs] == [[5], [], [10]]
+    assert server.runs[2].summary["state"] == "COMPLETE" and server.runs[2].finished
 
 
 def test_a_damaged_position_means_drawing_again_not_an_error(tmp_path: Path) -> None:
