@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from search.cluster import Cluster
 from search.opening import asha_of, base_of, baselines_of
@@ -20,6 +21,7 @@ from search.schema import MANY_TRIALS, SweepConfig
 from search.slots import Slots
 from trainable.config import RunConfig, flatten
 from trainable.data.layouts import class_table
+from trainable.errors import ThresherError
 
 PROBE_S = 60.0
 START_S = 10.0
@@ -176,7 +178,23 @@ def measure(config: SweepConfig, cluster: Cluster, limit_s: float = PROBE_S) -> 
     if not ready:
         ray.cancel(pending, force=True)
         return slots, None, f"the measurement did not end within {3 * limit_s:.0f} s"
-    return slots, ray.get(pending), ""
+    return slots, *timing_of(pending)
+
+
+def timing_of(pending: Any) -> tuple[Timing | None, str]:
+    """What the measurement says, or why it says nothing.
+
+    Raises:
+        ThresherError: as the task raised it, without the page that Ray puts around it: weights that cannot be had.
+    """
+    try:
+        return ray.get(pending), ""
+    except RayError as error:
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, ThresherError):
+            raise cause from None
+        said = str(cause).strip().splitlines() or [""]
+        return None, f"the measurement ended with {type(cause).__name__}: {said[0][:300]}"
 
 
 def where(cluster: Cluster) -> str:

@@ -9,16 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from search.cli import COMMANDS, main
 from search.cli.bar import TrainingBar
-from search.preview import Plan, cost
+from search.preview import Plan, cost, timing_of
 from search.probe import Timing
 from search.slots import Slots
 from search.store import RunLog, open_store
 from tests.support.runs import opened, unbroken
 from trainable import strict_yaml
 from trainable.data.synth import write_scenes
+from trainable.errors import WeightsUnavailable
 
 ROOT = Path(__file__).parents[2]
 SWEEP = """\
@@ -400,3 +402,16 @@ def test_ctrl_c_while_a_command_loads_is_no_traceback(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("search.cli.build", interrupted)
     assert main(["status", "x"]) == 130
+
+
+def test_what_the_measurement_runs_into_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(cause: Exception) -> None:
+        raise RayTaskError("time_trial", "a page of Ray's own", cause).as_instanceof_cause()
+
+    monkeypatch.setattr("search.preview.ray.get", get)
+    with pytest.raises(WeightsUnavailable) as caught:
+        timing_of(WeightsUnavailable("encoder_weights: must be there; use null"))
+    assert str(caught.value) == "encoder_weights: must be there; use null"
+    assert timing_of(RuntimeError("out of memory\nmore")) == (
+        None, "the measurement ended with RuntimeError: out of memory"
+    )  # fmt: skip
