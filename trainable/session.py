@@ -252,9 +252,7 @@ class Session:
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint is wanted here: at every multiple of its interval, and where the run ends."""
         step, every = self.state.step, self.cfg.checkpoint_every_steps or self.cfg.eval_every_steps
-        # A multiple may be passed by between two chances to write: the next one counts for it.
-        passed = step // every > self._saved_step // every
-        return step != self._saved_step and (passed or self.verdict() is not None)
+        return step != self._saved_step and (step % every == 0 or self.verdict() is not None)
 
     def _settled_step(self) -> int:
         """The last step of which nothing is left to do: an evaluation that is still to be made changes the state."""

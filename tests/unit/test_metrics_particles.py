@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from skimage.feature import peak_local_max
 
-from trainable.metrics.particles import PointMatch, _apart, find_centers, match_points, point_scores
+from trainable.metrics.particles import (
+    PointMatch,
+    _apart,
+    _highest_within,
+    find_centers,
+    match_points,
+    point_scores,
+)
 
 POINTS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=5)
 
@@ -132,6 +140,20 @@ def test_a_lone_disc_scores_its_own_probability_and_scikit_image_agrees_on_its_p
     cone = np.clip(1.0 - np.hypot(x - 40, y - 30) / 12, 0, 1)
     theirs = peak_local_max(cone, min_distance=10)
     assert find_centers(cone, radius=4.0)[0][0].tolist() == theirs[0][::-1].tolist()
+
+
+@pytest.mark.parametrize("radius", [0.5, 1.0, 1.5, 4.3, 7.0])
+@pytest.mark.parametrize(("levels", "threshold"), [(2, 0.3), (5, 0.3), (10**6, 0.3), (10**6, 0.98)])
+@pytest.mark.parametrize("shape", [(1, 40), (9, 5), (48, 40)])
+def test_what_is_highest_within_a_radius_is_what_a_filter_over_the_disc_says(
+    radius: float, levels: int, threshold: float, shape: tuple[int, int]
+) -> None:
+    """Few levels make wide plateaus, many lone peaks; few pixels above the threshold are looked at one by one."""
+    score = np.random.default_rng(3).integers(1, levels + 1, shape) / levels
+    reach = np.arange(-int(np.ceil(radius)), int(np.ceil(radius)) + 1)
+    disc = reach[:, None] ** 2 + reach[None] ** 2 <= radius**2
+    expected = (score == ndimage.maximum_filter(score, footprint=disc)) & (score > threshold)
+    assert np.array_equal(_highest_within(score, radius, score > threshold), expected)
 
 
 def test_what_cannot_be_meant_is_refused() -> None:

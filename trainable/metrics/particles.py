@@ -13,6 +13,9 @@ from scipy import ndimage, optimize, spatial
 Floats = NDArray[np.float64]
 # What a Gaussian of half the radius finds in the middle of a full disc.
 _DISC_RESPONSE = 1.0 - math.exp(-2.0)
+# Looking around one pixel costs as much as filtering so many.
+_FEW = 32
+_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -146,12 +149,9 @@ def find_centers(
     score = (
         ndimage.gaussian_filter(probability.astype(np.float64), radius / 2.0, mode="nearest") / _DISC_RESPONSE
     )
-    reach = math.ceil(radius)
-    offset = np.arange(-reach, reach + 1)
-    disc = offset[:, None] ** 2 + offset[None] ** 2 <= radius**2
     # Rounding makes neighbors of one plateau differ in the last digit.
     score = score.round(9)
-    peak = (score == ndimage.maximum_filter(score, footprint=disc)) & (score > threshold)
+    peak = _highest_within(score, radius, score > threshold)
     plateau, count = ndimage.label(peak, structure=np.ones((3, 3)))
     if not count:
         return np.zeros((0, 2)), np.zeros(0)
@@ -161,6 +161,29 @@ def find_centers(
     order = np.lexsort((center[:, 0], center[:, 1], -height))
     kept = _apart(center[order], radius)
     return center[order][kept], np.minimum(height[order][kept], 1.0)
+
+
+def _highest_within(score: Floats, radius: float, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the wanted pixels have none within the radius that is higher, bool[H, W]."""
+    reach = math.ceil(radius)
+    offset = np.arange(-reach, reach + 1)
+    disc = offset[:, None] ** 2 + offset[None] ** 2 <= radius**2
+    beyond = np.pad(score, reach, constant_values=-np.inf)
+    peak = wanted.copy()
+    for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)) if radius >= 1.0 else ():
+        # Few are as high as their four neighbors, and only those are compared with all others.
+        peak &= score >= np.roll(beyond, step, axis)[reach:-reach, reach:-reach]
+    rows, columns = np.nonzero(peak)
+    if len(rows) > score.size // _FEW:
+        filtered: NDArray[np.bool_] = peak & (score == ndimage.maximum_filter(score, footprint=disc))
+        return filtered
+    down, right = np.nonzero(disc)
+    around = down * beyond.shape[1] + right
+    for start in range(0, len(rows), _AT_ONCE):
+        y, x = rows[start : start + _AT_ONCE], columns[start : start + _AT_ONCE]
+        highest = beyond.ravel()[(y * beyond.shape[1] + x)[:, None] + around].max(1)
+        peak[y, x] = score[y, x] >= highest
+    return peak
 
 
 def _apart(points: Floats, distance: float) -> list[int]:
