@@ -11,8 +11,8 @@ from search.records import RunState, TrialRecord
 from search.suggestion import is_baseline
 
 COLORS = {
-    "COMPLETE": "#2a7f62", "PRUNED": "#9a9a9a", "STOPPED": "#c98a1b", "DIVERGED": "#b3261e", "FAILED": "#6b2737",
-    "RUNNING": "#2b6cb0", "PAUSED": "#6a5acd", "PENDING": "#c8c8c8",
+    "COMPLETE": "#2a7f62", "PRUNED": "#7d7d7d", "STOPPED": "#c98a1b", "DIVERGED": "#b3261e", "FAILED": "#6b2737",
+    "RUNNING": "#2b6cb0", "PAUSED": "#6a5acd", "PENDING": "#949494",
 }  # fmt: skip
 BEST, DARK = "#d1495b", "#111111"
 How = Literal["line", "dots", "steps", "diamonds", "bars"]
