@@ -200,6 +200,7 @@ def test_there_is_no_border_where_labels_end() -> None:
     truth[..., :4] = 1
     mask[..., 4:8] = 0
     assert not losses.boundary_weight(truth, inner=3.0, outer=5.0, mask=mask).any()
+    assert losses.boundary_loss(torch.full_like(truth, 0.5), truth, mask=mask).item() == 0
     mask[..., 5:8] = 1
     weight = losses.boundary_weight(truth, inner=3.0, outer=5.0, mask=mask)
     assert weight.flatten().tolist() == [0, 0.5, 1, 1, 0, 1, 1, 0.5, 0, 0, 0, 0]

@@ -77,6 +77,7 @@ def test_the_rate_of_a_round_is_its_own() -> None:
     recipe = made("self_training_rounds", schedule="poly", warmup_steps=0)
     spec = recipe.phases()[0].optimizers["net"]
     assert spec.lr(526) == 0 < spec.lr(525)
+    recipe = made("self_training_rounds", schedule="plateau", warmup_steps=0)
     remember = {"lr_scale/net": 0.25, "round": 1.0}
     recipe.after_evaluation({"val/f1": 0.0}, remember)
     assert remember == {"lr_scale/net": 0.25, "round": 1.0}
