@@ -42,6 +42,7 @@ Written by `pytest --write-faults`; tests/unit/test_fault_page.py holds it to th
 _LINE = re.compile(r"^\| (\d+) \| (.*?) \| (.*?) \| (.*) \| `(\S+)`(?: \((\d+) cases\))? \| (real|seam) \|$")
 _SEEN = pytest.StashKey["list[tuple[int, str]]"]()
 _BOOK = pytest.StashKey["Book"]()
+_TOLD = "faults"
 Key = tuple[int, str]
 
 
@@ -198,16 +199,19 @@ class Book:
     def __init__(self) -> None:
         self._tallies: dict[str, Tally] = {}
 
-    def note(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """One phase of one test is over."""
-        if not any(True for _ in item.iter_markers("fault")):
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """One phase of one test is over, in this process or in one of several that share the tests."""
+        told = dict(report.user_properties)
+        if _TOLD not in told:
             return
-        tally = self._tallies.setdefault(item.nodeid.partition("[")[0], Tally())
+        # A group's name stands behind the test's where several processes share the tests.
+        name = report.nodeid.partition("[")[0].partition("@")[0]
+        tally = self._tallies.setdefault(name, Tally())
         if not report.passed:
             tally.failed = True
         elif report.when == "call":
             tally.cases += 1
-            for row, text in item.stash.get(_SEEN, []):
+            for row, text in told[_TOLD]:
                 known = tally.seen.setdefault(row, [])
                 if text not in known and len(known) < MOST_SEEN:
                     known.append(text)
@@ -248,12 +252,15 @@ def pytest_configure(config: pytest.Config) -> None:
     words = "fault(number, ..., how=, saw=None, seam=False): a row of tests/FAULTS.md that the test covers"
     config.addinivalue_line("markers", words)
     config.stash[_BOOK] = Book()
+    config.pluginmanager.register(config.stash[_BOOK])
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Sends what a test has seen along with its report."""
     outcome: Any = yield
-    item.config.stash[_BOOK].note(item, outcome.get_result())
+    if any(True for _ in item.iter_markers("fault")):
+        outcome.get_result().user_properties.append((_TOLD, list(item.stash.get(_SEEN, []))))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

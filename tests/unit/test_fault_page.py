@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.fault_page import (
     PAGE,
     ROOT,
@@ -65,6 +67,17 @@ def test_lines_of_tests_that_did_not_run_stay_and_those_of_tests_that_are_gone_d
     assert parse(found) == {(1, "t.py::idle"): idle, **new}
     assert found == written(found, {}, sources)
     assert Book().entries(sources) == {}
+
+
+def test_what_one_of_several_processes_saw_is_counted_where_the_page_is_written() -> None:
+    book, place = Book(), ("t.py", 1, "it")
+    for name, seen in (("t.py::it[a]@runs", "one"), ("t.py::it@runs", "two"), ("t.py::other", "three")):
+        told = [] if "other" in name else [("faults", [[1, seen]])]
+        book.pytest_runtest_logreport(
+            pytest.TestReport(name, place, {}, "passed", None, "call", user_properties=told)  # type: ignore[arg-type]
+        )
+    sources = {(1, "t.py::it"): Mark("how", False, None, True), (1, "t.py::other"): Mark("how", False, "said", False)}
+    assert book.entries(sources) == {(1, "t.py::it"): Entry(1, "t.py::it", "how", "one; two", False, 2)}
 
 
 def test_what_is_seen_names_no_folder_no_host_and_no_process() -> None:
