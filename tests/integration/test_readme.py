@@ -117,6 +117,7 @@ def test_the_sweep_file_that_is_shown_loads(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_every_command_runs_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_ray: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
