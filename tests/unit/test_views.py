@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ from trainable.data.prefetch import Prefetcher
 from trainable.data.streams import Geometry, MultiScale, Photometric, Stream
 from trainable.data.strong import blur_kernel, color_matrix, cutmix_box, cutmix_boxes
 
+_CHROMA = np.array([[0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 PLAIN = Geometry(1.0, 1.0, flip=False)
 
 
@@ -141,6 +145,24 @@ def test_color_keeps_gray_gray_and_blur_keeps_the_mean(seed: int) -> None:
     kernel = torch.from_numpy(blur_kernel(rng, 1.0))[None]
     flat = torch.full((1, 3, 8, 8), 0.3)
     assert torch.allclose(blur(flat, kernel), flat, atol=1e-5)
+
+
+def test_hue_turns_by_half_of_the_jitter_of_its_circle() -> None:
+    """A jitter of .5 is torchvision's ColorJitter(.5, .5, .5, .25): a quarter of the circle to either side."""
+
+    class Drawn:
+        def __init__(self, hue: float) -> None:
+            self.hue = hue
+
+        def random(self, size: int) -> np.ndarray[Any, Any]:
+            return np.array([0.0, 0.5, 0.5, 0.5, self.hue, 1.0])
+
+    red = np.array([1.0, 0.0, 0.0])
+    for drawn, quarter in ((0.0, -1), (0.5, 0), (1.0, 1)):
+        matrix = color_matrix(Drawn(drawn), Photometric(1.0, 0.5, 0.0))  # type: ignore[arg-type]
+        i, q = _CHROMA @ matrix[:, :3] @ red
+        turned = math.degrees(math.atan2(q, i) - math.atan2(*(_CHROMA @ red)[::-1]))
+        assert abs(turned - 90 * quarter) < 0.5
 
 
 def test_recolor_is_the_affine_map_clamped() -> None:

@@ -116,7 +116,7 @@ class AugmentConfig(ViewConfig):
     )  # fmt: skip
     jitter: float = knob(
         0.5, legal=(0.0, 1.0), search=(0.1, 0.8), acts_from="self_training",
-        help="Half-range of brightness, contrast and saturation; hue moves half as much.",
+        help="Half-range of brightness, contrast and saturation; hue turns by up to half as much of its circle.",
     )  # fmt: skip
     gray_p: float = knob(
         0.2, legal=(0.0, 1.0), search=(0.0, 0.5), acts_from="self_training", help="Chance of a gray strong view."

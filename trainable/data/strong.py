@@ -29,7 +29,7 @@ def color_matrix(rng: np.random.Generator, strong: Photometric) -> F32:
     matrix, offset = np.eye(3), np.zeros(3)
     if draws[0] < strong.jitter_p:
         brightness, contrast, saturation = 1 + strong.jitter * (2 * draws[1:4] - 1)
-        angle = math.pi * strong.jitter / 2 * (2 * draws[4] - 1)
+        angle = math.tau * strong.jitter / 2 * (2 * draws[4] - 1)
         turn = np.array(
             [[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]]
         )
