@@ -27,7 +27,10 @@ settings.load_profile("thresher")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of whole runs stay in one process: they share a Ray, and two Rays beside each other crowd two cores."""
+    """Which tests stay in one process: those of a file, which share what is costly to make, and those of whole runs.
+
+    The latter share a Ray, and two Rays beside each other would crowd two cores.
+    """
     for item in items:
-        if "integration" in item.path.parts or item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("runs"))
+        whole = "integration" in item.path.parts or item.get_closest_marker("ray")
+        item.add_marker(pytest.mark.xdist_group("runs" if whole else item.path.stem))

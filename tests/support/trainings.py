@@ -167,7 +167,7 @@ class Trainings:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
 
 def _child(job: Job) -> None:
