@@ -48,7 +48,7 @@ class Photometric:
     """The strong view on top of the weak one.
 
     Attributes:
-        jitter_p: chance of jitter. jitter: half-range of brightness, contrast, saturation; hue half of it, of the circle.
+        jitter_p: chance of jitter. jitter: half-range of brightness, contrast, saturation; hue half of it of a turn.
         gray_p: chance of gray. blur_p: chance of a Gaussian blur with sigma in [0.1, 2] pixels.
         cutmix_p: chance that boxes of the next image of the batch are pasted in. cutmix_boxes: how many.
     """
