@@ -13,7 +13,7 @@ demo: .venv/.stamp-run  ## search over generated scenes; ARGS=--fresh starts aga
 	$(BIN)/thresher demo $(ARGS)
 
 test: lint  ## everything that CI runs
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 lint: .venv/.stamp-test
 	$(BIN)/ruff check .

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["tests.support.fault_page"]
 
@@ -25,12 +27,15 @@ settings.register_profile("thresher", deadline=None, derandomize=True, suppress_
 settings.load_profile("thresher")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class Together(LoadScopeScheduling):  # type: ignore[misc]
     """Which tests stay in one process: those of a file, which share what is costly to make, and those of whole runs.
 
     The latter share a Ray, and two Rays beside each other would crowd two cores.
     """
-    for item in items:
-        whole = "integration" in item.path.parts or item.get_closest_marker("ray")
-        item.add_marker(pytest.mark.xdist_group("runs" if whole else item.path.stem))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "runs" if nodeid.startswith("tests/integration/") else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    return Together(config, log)

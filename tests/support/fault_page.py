@@ -204,9 +204,7 @@ class Book:
         told = dict(report.user_properties)
         if _TOLD not in told:
             return
-        # A group's name stands behind the test's where several processes share the tests.
-        name = report.nodeid.partition("[")[0].partition("@")[0]
-        tally = self._tallies.setdefault(name, Tally())
+        tally = self._tallies.setdefault(report.nodeid.partition("[")[0], Tally())
         if not report.passed:
             tally.failed = True
         elif report.when == "call":

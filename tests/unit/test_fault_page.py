@@ -71,7 +71,7 @@ def test_lines_of_tests_that_did_not_run_stay_and_those_of_tests_that_are_gone_d
 
 def test_what_one_of_several_processes_saw_is_counted_where_the_page_is_written() -> None:
     book, place = Book(), ("t.py", 1, "it")
-    for name, seen in (("t.py::it[a]@runs", "one"), ("t.py::it@runs", "two"), ("t.py::other", "three")):
+    for name, seen in (("t.py::it[a]", "one"), ("t.py::it[b]", "two"), ("t.py::other", "three")):
         told = [] if "other" in name else [("faults", [[1, seen]])]
         book.pytest_runtest_logreport(
             pytest.TestReport(name, place, {}, "passed", None, "call", user_properties=told)  # type: ignore[arg-type]
