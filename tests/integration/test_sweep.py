@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -201,9 +203,20 @@ def test_a_cause_that_fails_every_trial_stops_the_sweep(
 
 
 def test_a_stop_file_pauses_the_run_and_a_resume_goes_on(tmp_path: Path) -> None:
-    (tmp_path / NAME / "control").mkdir(parents=True)
-    (tmp_path / NAME / "control" / "stop").write_text("going home\n")
-    result, state = sweep(tmp_path, {"sleep": 0.3}, search={"trials": 2})
+    stop = tmp_path / NAME / "control" / "stop"
+    stop.parent.mkdir(parents=True)
+    stop.write_text("what a driver before this one was asked\n")
+
+    def ask() -> None:
+        while not any('"started"' in log.read_text() for log in (tmp_path / NAME).glob("events/*.jsonl")):
+            time.sleep(0.05)
+        assert not stop.exists()
+        stop.write_text("going home\n")
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        result, state = sweep(tmp_path, {"sleep": 0.3}, search={"trials": 2})
+        asked.result()
     assert (result.exit_code, result.reason) == (0, "stop")
     assert not (tmp_path / NAME / "control" / "stop").exists()
     assert {t.state for t in state.trials.values()} <= {TrialState.PAUSED, TrialState.PENDING}
