@@ -37,5 +37,10 @@ class Together(LoadScopeScheduling):  # type: ignore[misc]
         return "runs" if nodeid.startswith("tests/integration/") else nodeid.partition("::")[0]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first: they take longest, and what remains fills the other process meanwhile."""
+    items.sort(key=lambda item: "integration" not in item.path.parts)
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
     return Together(config, log)
