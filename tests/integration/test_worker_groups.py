@@ -180,7 +180,8 @@ def test_a_search_goes_on_when_a_worker_or_a_trial_of_several_is_killed(
     trial = state_of(tmp_path / "pairs").trials[0]
     assert (result.exit_code, str(trial.state), trial.attempts) == (0, "COMPLETE", 3)
     assert trial.failures == ["worker_died", "worker_died"]
-    assert "worker 1 of a group of 2 is gone" in capsys.readouterr().out
+    # On a busy machine the other one may be gone, too, by the time that anybody looks.
+    assert re.search(r"worker (0, )?1 of a group of 2 is gone", capsys.readouterr().out)
     assert [row.step for row in trial.evaluations] == list(range(2, 42, 2))
     assert {row.attempt for row in trial.evaluations} == {1, 2, 3}
     assert len(killed) == 4 and survivors(killed) == [] and cpus_are_free()
